@@ -1,0 +1,57 @@
+package lab
+
+import (
+	"testing"
+	"time"
+)
+
+func TestOutputsFromBoth(t *testing.T) {
+	ms := func(v ...int64) []int64 {
+		for i := range v {
+			v[i] *= int64(time.Millisecond)
+		}
+		return v
+	}
+	grant := func(at int64, generation uint64, members ...string) Grant {
+		return Grant{At: at * int64(time.Millisecond), Generation: generation, Members: members}
+	}
+	both := grant(0, 1, "n1", "n2")
+	tests := []struct {
+		name   string
+		n1, n2 []int64
+		grants []Grant
+		want   int
+	}{
+		{"silence", nil, nil, nil, 0},
+		{"one speaks", ms(1, 2, 3), nil, []Grant{both}, 0},
+		{"a switchover", ms(1, 2, 3), ms(4, 5, 6), []Grant{both}, 0},
+		{"a failover", ms(1, 2, 3), ms(11, 12), []Grant{both, grant(10, 2, "n2")}, 0},
+		{"there and back, seconds apart", ms(1, 2, 5000), ms(2000, 2001), []Grant{both}, 0},
+		{"interleaved", ms(1, 3, 5), ms(4, 6), []Grant{both}, 2}, // 4 inside n1's, 5 inside n2's
+		{"the loser speaks once more", ms(1, 15), ms(11, 12), []Grant{both, grant(10, 2, "n2")}, 1},
+		{"the loser speaks before the winner's first word", ms(1, 15), ms(20, 30), []Grant{both, grant(10, 2, "n2")}, 1},
+		{"the loser speaks and nobody else", ms(1, 15), nil, []Grant{both, grant(10, 2, "n2")}, 1},
+		{"the loser wakes up much later", ms(1, 9000), ms(8990, 9010), []Grant{both, grant(10, 2, "n2")}, 1},
+		{"the loser is a member again", ms(1, 9000), ms(11, 12), []Grant{both, grant(10, 2, "n2"), grant(8000, 3, "n1", "n2")}, 0},
+		{"at the very instant of the grant", ms(10), nil, []Grant{both, grant(10, 2, "n2")}, 1},
+		{"no grants known", ms(1, 3), ms(2), nil, 1},
+	}
+	for _, tt := range tests {
+		if got := OutputsFromBoth("n1", "n2", tt.n1, tt.n2, tt.grants); got != tt.want {
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestGrantsAreRecordedOnce(t *testing.T) {
+	var g Grants
+	g.Add(1, []string{"n1", "n2"})
+	g.Add(2, []string{"n2"})
+	at := g.List()[1].At
+	g.Add(2, []string{"n2"}) // asking again
+	g.Add(1, []string{"n1", "n2"})
+	list := g.List()
+	if len(list) != 2 || list[1].At != at || list[1].Members[0] != "n2" {
+		t.Errorf("got %v", list)
+	}
+}
