@@ -2,13 +2,12 @@ package qmp
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	goqemu "github.com/digitalocean/go-qemu/qmp"
@@ -95,7 +94,6 @@ type Greeting struct {
 type Client struct {
 	conn     net.Conn
 	opts     Options
-	idPrefix string
 	greeting Greeting
 	oob      bool // negotiated
 	early    *Subscription
@@ -104,10 +102,10 @@ type Client struct {
 	sendq   chan *request // never full: what may be in it is bounded
 	done    chan struct{}
 	loops   sync.WaitGroup
+	lastID  atomic.Uint64
 
 	mu       sync.Mutex
-	lastID   uint64
-	waiting  map[string]*request // sent or about to be, by id
+	waiting  map[uint64]*request // sent or about to be, by id
 	inflight *request            // the in-band one of waiting
 	queue    []*request          // in band, not sent
 	oobCount int                 // out of band ones of waiting
@@ -135,14 +133,13 @@ func NewClient(ctx context.Context, conn net.Conn, o *Options) (*Client, error) 
 
 func newClient(ctx context.Context, conn net.Conn, opts Options) (*Client, error) {
 	c := &Client{
-		conn:     conn,
-		opts:     opts,
-		idPrefix: randomPrefix(),
-		greeted:  make(chan Greeting, 1),
-		sendq:    make(chan *request, 1+maxOOB),
-		done:     make(chan struct{}),
-		waiting:  map[string]*request{},
-		subs:     map[*Subscription]struct{}{},
+		conn:    conn,
+		opts:    opts,
+		greeted: make(chan Greeting, 1),
+		sendq:   make(chan *request, 1+maxOOB),
+		done:    make(chan struct{}),
+		waiting: map[uint64]*request{},
+		subs:    map[*Subscription]struct{}{},
 	}
 	if opts.Events != nil {
 		c.early = c.Subscribe(*opts.Events)
@@ -154,14 +151,6 @@ func newClient(ctx context.Context, conn net.Conn, opts Options) (*Client, error
 		return nil, err
 	}
 	return c, nil
-}
-
-// randomPrefix makes the ids of two connections different: QEMU may send the
-// reply to a command of the previous connection on the next one.
-func randomPrefix() string {
-	var b [4]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:]) + "-"
 }
 
 func (c *Client) handshake(ctx context.Context) error {

@@ -62,7 +62,7 @@ func IsClass(err error, class string) bool {
 // WaitError says that the caller's context ended before the reply came. It
 // matches ErrTimeout when the reason was a deadline, and the context's error.
 type WaitError struct {
-	Command string
+	Command string // empty if an event was waited for
 	// Sent is false if the command never left the client's queue: then it
 	// is certain that QEMU doesn't carry it out. If true, it may have been,
 	// or be later.
@@ -71,11 +71,13 @@ type WaitError struct {
 }
 
 func (e *WaitError) Error() string {
-	what := "no reply yet"
-	if !e.Sent {
-		what = "not sent, an earlier command has no reply yet"
+	switch {
+	case e.Command == "":
+		return fmt.Sprintf("qmp: no such event: %v", e.Cause)
+	case !e.Sent:
+		return fmt.Sprintf("qmp: %s: not sent: %v", e.Command, e.Cause)
 	}
-	return fmt.Sprintf("qmp: %s: %s: %v", e.Command, what, e.Cause)
+	return fmt.Sprintf("qmp: %s: no reply yet: %v", e.Command, e.Cause)
 }
 
 func (e *WaitError) Unwrap() error { return e.Cause }

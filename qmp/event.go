@@ -193,7 +193,7 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 		}
 		return Event{}, ErrClosed
 	case <-ctx.Done():
-		return Event{}, &WaitError{Command: "event", Sent: true, Cause: ctx.Err()}
+		return Event{}, &WaitError{Cause: ctx.Err()}
 	}
 }
 

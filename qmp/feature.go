@@ -6,19 +6,17 @@ import (
 	"slices"
 )
 
-// Feature is something that a QEMU has or lacks. A name that isn't one of the
-// constants below is taken as a path into QEMU's schema, so any command, event
-// or argument can be asked for.
+// feature is something that a QEMU has or lacks.
 type feature struct {
 	path string // in the schema
 	min  string // first QEMU that has it
 }
 
-// features are what protecting a VM needs, besides what every QEMU has. Objects
-// and drivers are listed by QEMU only if they were compiled in.
+// features are what protecting a VM needs or can use. QEMU lists objects and
+// drivers only if they were compiled in, and objects only from 6.0 on.
 var features = map[string]feature{
 	"x-colo":                    {"migrate-set-capabilities/capabilities/capability/x-colo", "2.8"},
-	"return-path":               {"migrate-set-capabilities/capabilities/capability/return-path", "4.0"},
+	"return-path":               {"migrate-set-capabilities/capabilities/capability/return-path", "2.10"},
 	"events":                    {"migrate-set-capabilities/capabilities/capability/events", "2.4"},
 	"pause-before-switchover":   {"migrate-set-capabilities/capabilities/capability/pause-before-switchover", "2.11"},
 	"x-checkpoint-delay":        {"migrate-set-parameters/x-checkpoint-delay", "2.8"},

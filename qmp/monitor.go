@@ -83,7 +83,7 @@ func (m *monitor) Events(ctx context.Context) (<-chan goqemu.Event, error) {
 		return nil, err
 	}
 	sub := m.c.Subscribe(SubscribeOptions{})
-	out := make(chan goqemu.Event)
+	out := make(chan goqemu.Event, defaultBuffer)
 	m.events.Go(func() {
 		defer close(out)
 		defer sub.Close()
@@ -94,15 +94,15 @@ func (m *monitor) Events(ctx context.Context) (<-chan goqemu.Event, error) {
 			}
 			select {
 			case out <- e.goQEMU():
+				continue
+			default:
+			}
+			// The reader is slow. It must not hold up Disconnect.
+			select {
+			case out <- e.goQEMU():
 			case <-ctx.Done():
 				return
 			case <-m.c.Done():
-				// Whoever still reads gets what was already received,
-				// but nobody has to.
-				select {
-				case out <- e.goQEMU():
-				default:
-				}
 				return
 			}
 		}

@@ -2,6 +2,8 @@ package qmp
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -12,7 +14,7 @@ import (
 // request is a command on its way. It is in Client.queue until it is its turn,
 // then in Client.waiting until its reply comes, also if nobody waits any more.
 type request struct {
-	id      string
+	id      uint64
 	command string
 	line    []byte
 	oob     bool
@@ -85,12 +87,18 @@ func (c *Client) roundTrip(ctx context.Context, oob bool, command string, args a
 	}
 }
 
-func (c *Client) newID() string {
-	c.mu.Lock()
-	c.lastID++
-	n := c.lastID
-	c.mu.Unlock()
-	return c.idPrefix + strconv.FormatUint(n, 10)
+// newID counts up. The first id of a connection, that of the handshake, is
+// random instead: QEMU may send the reply to a command of the connection before
+// on this one, but only before it answers the handshake, because it runs in-band
+// commands one after the other.
+func (c *Client) newID() uint64 {
+	id := c.lastID.Add(1) - 1
+	if id == 0 {
+		var b [8]byte
+		rand.Read(b[:]) // never fails
+		id = binary.NativeEndian.Uint64(b[:])>>2 | 1<<61
+	}
+	return id
 }
 
 // submit sends r if it may be sent now, queues it, or refuses it.
@@ -168,8 +176,8 @@ func (c *Client) answer(m *message) error {
 // of the previous connection.
 func (c *Client) findLocked(m *message) (*request, error) {
 	if m.ID != nil {
-		var id string
-		if json.Unmarshal(m.ID, &id) != nil {
+		id, err := strconv.ParseUint(string(m.ID), 10, 64)
+		if err != nil {
 			return nil, nil
 		}
 		return c.waiting[id], nil

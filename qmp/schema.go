@@ -29,11 +29,16 @@ type schemaEntity struct {
 	Values []string `json:"values"` // enum
 
 	ElementType string `json:"element-type"` // array
+	JSONType    string `json:"json-type"`    // builtin
 }
 
 type schemaMember struct {
 	Name string `json:"name"` // object, enum
 	Type string `json:"type"` // object, alternate
+
+	// Default is nil for a member that must be given, "null" for an
+	// optional one without a fixed default.
+	Default json.RawMessage `json:"default"`
 }
 
 func parseSchema(raw []byte) (*schema, error) {
