@@ -1,0 +1,151 @@
+package blockrepl
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// These are found when a VM's disks are declared.
+var (
+	// ErrInvalidDisk is matched by every *DiskError.
+	ErrInvalidDisk = errors.New("blockrepl: invalid disk")
+)
+
+// These are why an image can't be used. The error is an *ImageError.
+var (
+	// ErrMissing: there is no file at this path.
+	ErrMissing = errors.New("image is missing")
+
+	// ErrExists: an image is to be created where there is one.
+	ErrExists = errors.New("image exists already")
+
+	// ErrNotRegular: the path is a folder, a device or something else.
+	ErrNotRegular = errors.New("image is not a regular file")
+
+	// ErrReadOnly: the file can't be opened for writing.
+	ErrReadOnly = errors.New("image can't be written")
+
+	// ErrInUse: another process, most likely a QEMU, has the image open.
+	ErrInUse = errors.New("image is in use")
+
+	// ErrWrongFormat: the content isn't of the declared format.
+	ErrWrongFormat = errors.New("image has the wrong format")
+
+	// ErrWrongSize: the guest would see another size than declared.
+	ErrWrongSize = errors.New("image has the wrong size")
+
+	// ErrBackingChain: the image needs another image below it.
+	ErrBackingChain = errors.New("image has a backing file")
+)
+
+// These are returned while disks are replicated.
+var (
+	// ErrNoBitmap is returned by a sync in mode Bitmap if a disk has no usable
+	// bitmap: its QEMU was restarted, or it never was protected.
+	ErrNoBitmap = errors.New("blockrepl: no bitmap")
+
+	// ErrUnreachable is matched by every *ProbeError.
+	ErrUnreachable = errors.New("blockrepl: peer's disk export is not reachable")
+
+	// ErrStalled is matched by every *StallError.
+	ErrStalled = errors.New("blockrepl: no progress")
+
+	// ErrJobFailed is matched by every *JobError.
+	ErrJobFailed = errors.New("blockrepl: resync failed")
+
+	// ErrGuestRuns is returned by Switch if the guest isn't stopped.
+	ErrGuestRuns = errors.New("blockrepl: guest runs")
+
+	// ErrNotSynced is returned by Switch before a successful Sync, and after
+	// a Switch or an Abort.
+	ErrNotSynced = errors.New("blockrepl: disks are not in sync")
+
+	// ErrCommitFailed is returned for a promoted secondary whose overlays
+	// QEMU could not commit: its image alone is not the guest's disk.
+	ErrCommitFailed = errors.New("blockrepl: overlays could not be committed")
+)
+
+// DiskError says what is wrong with a declared disk.
+type DiskError struct {
+	Disk   string
+	Reason string
+}
+
+func (e *DiskError) Error() string { return fmt.Sprintf("disk %q: %s", e.Disk, e.Reason) }
+
+// Is makes every DiskError match ErrInvalidDisk.
+func (e *DiskError) Is(target error) bool { return target == ErrInvalidDisk }
+
+// ImageError says why an image can't be used and what to do about it.
+type ImageError struct {
+	Disk, Path string
+	Reason     error  // one of the sentinels, or the system's error
+	Detail     string // what was found
+	Advice     string // what to do next
+}
+
+func (e *ImageError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "disk %s: %s: %v", e.Disk, e.Path, e.Reason)
+	if e.Detail != "" {
+		b.WriteString(": " + e.Detail)
+	}
+	if e.Advice != "" {
+		b.WriteString("; " + e.Advice)
+	}
+	return b.String()
+}
+
+func (e *ImageError) Unwrap() error { return e.Reason }
+
+// ProbeError says that the peer doesn't serve disks where it should.
+type ProbeError struct {
+	Addr  string
+	Cause error
+}
+
+func (e *ProbeError) Error() string {
+	return fmt.Sprintf("blockrepl: peer's disk export at %s: %v", e.Addr, e.Cause)
+}
+
+func (e *ProbeError) Unwrap() error { return e.Cause }
+
+// Is makes every ProbeError match ErrUnreachable.
+func (e *ProbeError) Is(target error) bool { return target == ErrUnreachable }
+
+// StallError says that a resync made no progress for a while, or that QEMU
+// didn't even answer. The peer or the link is most likely gone; Abort frees it.
+type StallError struct {
+	Disk        string
+	For         time.Duration
+	Done, Total int64 // bytes
+	Cause       error // set if QEMU didn't answer
+}
+
+func (e *StallError) Error() string {
+	s := fmt.Sprintf("blockrepl: disk %s: no progress for %v at %d of %d bytes", e.Disk, e.For, e.Done, e.Total)
+	if e.Cause != nil {
+		s += ": " + e.Cause.Error()
+	}
+	return s
+}
+
+func (e *StallError) Unwrap() error { return e.Cause }
+
+// Is makes every StallError match ErrStalled.
+func (e *StallError) Is(target error) bool { return target == ErrStalled }
+
+// JobError is QEMU's word on a resync that failed.
+type JobError struct {
+	Disk   string
+	Reason string
+}
+
+func (e *JobError) Error() string {
+	return fmt.Sprintf("blockrepl: disk %s: resync failed: %s", e.Disk, e.Reason)
+}
+
+// Is makes every JobError match ErrJobFailed.
+func (e *JobError) Is(target error) bool { return target == ErrJobFailed }

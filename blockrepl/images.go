@@ -1,0 +1,245 @@
+package blockrepl
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Images works on image files with qemu-img. Its methods may be called
+// concurrently for different files.
+type Images struct {
+	QEMUImg []string // argv prefix, such as {"/usr/bin/qemu-img"}
+}
+
+// Info is what is known of an image.
+type Info struct {
+	Size      int64  // as the guest sees it, in bytes
+	Allocated int64  // bytes on disk
+	Backing   string // file that it needs below it; empty if none
+}
+
+// Create makes a disk's image, all zeroes. It fails with ErrExists rather than
+// touch a file that is there.
+func (im Images) Create(ctx context.Context, d Disk) error {
+	if err := Validate([]Disk{d}); err != nil {
+		return err
+	}
+	// qemu-img would truncate what is there, so the name is taken first.
+	f, err := os.OpenFile(d.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return d.fault(ErrExists, "", "remove it if nobody needs it, or use it as it is")
+	case err != nil:
+		return d.fault(err, "", "")
+	}
+	f.Close()
+	if err := im.create(ctx, d.Path, d.Format, d.Size); err != nil {
+		os.Remove(d.Path)
+		return d.fault(err, "", "")
+	}
+	return nil
+}
+
+func (im Images) create(ctx context.Context, path, format string, size int64) error {
+	_, err := im.run(ctx, "create", "-q", "-f", format, "--", path, strconv.FormatInt(size, 10))
+	return err
+}
+
+// Inspect reads an image's header as the format that the disk declares. The
+// image may be in use. The format is never guessed: a guest could write the
+// header of another one into its raw disk, and so make us open any file.
+func (im Images) Inspect(ctx context.Context, d Disk) (Info, error) {
+	if err := d.regular(); err != nil {
+		return Info{}, err
+	}
+	out, err := im.run(ctx, "info", "--output=json", "-U", "-f", d.Format, "--", d.Path)
+	if err != nil {
+		if d.Format == QCOW2 && !strings.HasPrefix(magicOf(d.Path), qcow2Magic) {
+			return Info{}, d.fault(ErrWrongFormat, "it is not qcow2", "correct the disk's format")
+		}
+		return Info{}, d.fault(err, "", "")
+	}
+	var i struct {
+		VirtualSize int64  `json:"virtual-size"`
+		ActualSize  int64  `json:"actual-size"`
+		Backing     string `json:"backing-filename"`
+	}
+	if err := json.Unmarshal(out, &i); err != nil {
+		return Info{}, d.fault(fmt.Errorf("what qemu-img says: %w", err), "", "")
+	}
+	return Info{Size: i.VirtualSize, Allocated: i.ActualSize, Backing: i.Backing}, nil
+}
+
+// Check tells whether a QEMU could use the disk's image now. The error is an
+// *ImageError.
+func (im Images) Check(ctx context.Context, d Disk) error {
+	if err := d.regular(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err != nil {
+		return d.fault(ErrReadOnly, err.Error(), "check owner, mode and mount options")
+	}
+	defer f.Close()
+	if d.Format == Raw {
+		if name := foreignFormat(magicOf(d.Path)); name != "" {
+			return d.fault(ErrWrongFormat, "declared raw, but it begins like "+name, "correct the disk's format, or convert the image")
+		}
+	}
+	i, err := im.Inspect(ctx, d)
+	if err != nil {
+		return err
+	}
+	if i.Backing != "" {
+		return d.fault(ErrBackingChain, "it needs "+i.Backing, "flatten it with qemu-img convert")
+	}
+	if i.Size != d.Size {
+		return d.fault(ErrWrongSize, fmt.Sprintf("the guest would see %d bytes instead of %d", i.Size, d.Size), "correct the disk's size, or resize the image")
+	}
+	return d.unused(f)
+}
+
+// regular is nil if there is a file to look at.
+func (d Disk) regular() error {
+	st, err := os.Stat(d.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return d.fault(ErrMissing, "", "create it, or correct the disk's path")
+	case err != nil:
+		return d.fault(err, "", "")
+	case !st.Mode().IsRegular():
+		return d.fault(ErrNotRegular, "it is "+st.Mode().Type().String(), "only files are supported")
+	}
+	return nil
+}
+
+// QEMU locks single bytes of an image: those from 100 on for what it does, those
+// from 200 on for what it can't stand from others (block/file-posix.c).
+const (
+	lockStart = 100
+	lockBytes = 164
+)
+
+// unused is nil if no QEMU has the image open. It takes no lock itself, so it
+// doesn't disturb a QEMU that opens the image now.
+func (d Disk) unused(f *os.File) error {
+	l := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: lockStart, Len: lockBytes}
+	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l)
+	if err != nil || l.Type == unix.F_UNLCK {
+		return nil // a file system without locks can't tell
+	}
+	return d.fault(ErrInUse, "another process has locked it", "see who with: lslocks, or fuser "+d.Path)
+}
+
+func (d Disk) fault(reason error, detail, advice string) error {
+	return &ImageError{Disk: d.Name, Path: d.Path, Reason: reason, Detail: detail, Advice: advice}
+}
+
+// CreateOverlays makes the empty overlays of a standby in dir, anew each time.
+// It refuses, with ErrInUse, while a QEMU has the old ones. Each can grow to the
+// disk's size until the next checkpoint, and on a promoted secondary until they
+// are committed; on tmpfs a host that crashes before that loses them.
+func (im Images) CreateOverlays(ctx context.Context, dir string, disks []Disk) error {
+	if err := im.RemoveOverlays(dir, disks); err != nil {
+		return err
+	}
+	for _, d := range disks {
+		active, hidden := overlayPaths(dir, d)
+		for _, path := range []string{active, hidden} {
+			if err := im.create(ctx, path, QCOW2, d.Size); err != nil {
+				return &ImageError{Disk: d.Name, Path: path, Reason: err}
+			}
+		}
+	}
+	return nil
+}
+
+// RemoveOverlays removes what CreateOverlays made. Files that aren't there are
+// no error, files that a QEMU has are: ErrInUse.
+func (im Images) RemoveOverlays(dir string, disks []Disk) error {
+	var there []string
+	for _, d := range disks {
+		active, hidden := overlayPaths(dir, d)
+		for _, path := range []string{active, hidden} {
+			f, err := os.Open(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			o := Disk{Name: d.Name, Path: path}
+			if err != nil {
+				return o.fault(err, "", "")
+			}
+			err = o.unused(f)
+			f.Close()
+			if err != nil {
+				return err
+			}
+			there = append(there, path)
+		}
+	}
+	for _, path := range there {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+const qcow2Magic = "QFI\xfb"
+
+// foreignFormat names the format that a file's beginning is typical of.
+func foreignFormat(beginning string) string {
+	for _, f := range []struct{ magic, name string }{
+		{qcow2Magic, "qcow2"}, {"KDMV", "vmdk"}, {"vhdxfile", "vhdx"}, {"conectix", "vpc"}, {"LUKS\xba\xbe", "luks"},
+	} {
+		if strings.HasPrefix(beginning, f.magic) {
+			return f.name
+		}
+	}
+	return ""
+}
+
+// magicOf returns the first bytes of a file, or "".
+func magicOf(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	buf := make([]byte, 8)
+	n, _ := io.ReadFull(f, buf)
+	return string(buf[:n])
+}
+
+// run executes qemu-img and returns what it printed.
+func (im Images) run(ctx context.Context, args ...string) ([]byte, error) {
+	if len(im.QEMUImg) == 0 {
+		return nil, errors.New("blockrepl: no qemu-img is configured")
+	}
+	argv := append(append([]string{}, im.QEMUImg...), args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if msg := strings.TrimSpace(stderr.String()); msg != "" {
+			return nil, fmt.Errorf("qemu-img %s: %s", args[0], strings.TrimPrefix(msg, "qemu-img: "))
+		}
+		return nil, fmt.Errorf("qemu-img %s: %w", args[0], err)
+	}
+	return stdout.Bytes(), nil
+}

@@ -1,0 +1,403 @@
+package blockrepl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/qmp"
+)
+
+// Mode is how the peer's disks are made equal.
+type Mode string
+
+const (
+	// Bitmap copies what was written since the peer was lost. It needs the
+	// QEMU that was alive then, and the very disks that the peer had.
+	Bitmap Mode = "bitmap"
+
+	// Full copies everything. Zeroes don't travel.
+	Full Mode = "full"
+)
+
+// Defaults of Options.
+const (
+	DefaultProbeTimeout = 2 * time.Second
+	DefaultOpenTimeout  = 2 * time.Second
+	DefaultStallAfter   = 10 * time.Second
+	DefaultPoll         = 250 * time.Millisecond
+)
+
+// Options of a Mirror. Zero values are replaced by defaults.
+type Options struct {
+	Mode Mode // Full if empty
+
+	// Speed limits Sync, in bytes a second for each disk; 0 is no limit.
+	// Switch has none, because the guest waits for it.
+	Speed int64
+
+	// OnProgress, if set, is called with each disk's progress by the goroutine
+	// that called Sync or Switch; it must be quick.
+	OnProgress func(Progress)
+
+	// ProbeDial reaches the peer as this QEMU does, from its network namespace.
+	ProbeDial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// ProbeTimeout bounds the question whether the peer's export is alive.
+	ProbeTimeout time.Duration
+
+	// OpenTimeout bounds how long this QEMU, guest included, stands still if
+	// the peer freezes just after that question. It is rounded up to seconds.
+	OpenTimeout time.Duration
+
+	// StallAfter is how long a resync may make no progress. With Speed it is
+	// prolonged by the time that 4 MiB take.
+	StallAfter time.Duration
+
+	// Poll is how often progress is looked at.
+	Poll time.Duration
+
+	// Rescue is a second QMP connection to the same QEMU, for Abort's yank.
+	// Without it the first one is used, out of band too.
+	Rescue *qmp.Client
+}
+
+// A Mirror makes a standby's disks equal to this QEMU's and then writes to
+// both. It is used for one attach; after an Abort it may start again.
+type Mirror struct {
+	c     *qmp.Client
+	disks []Disk
+	to    Address
+	o     Options
+
+	mu     sync.Mutex
+	synced bool
+	speed  int64
+	copied int64 // by jobs that ended
+	live   int64 // by jobs that run
+}
+
+// NewMirror prepares to mirror disks to a standby's Export. It does nothing yet.
+func NewMirror(c *qmp.Client, disks []Disk, to Address, o Options) *Mirror {
+	if o.Mode == "" {
+		o.Mode = Full
+	}
+	if o.ProbeDial == nil {
+		o.ProbeDial = new(net.Dialer).DialContext
+	}
+	if o.Rescue == nil {
+		o.Rescue = c
+	}
+	for v, d := range map[*time.Duration]time.Duration{
+		&o.ProbeTimeout: DefaultProbeTimeout, &o.OpenTimeout: DefaultOpenTimeout,
+		&o.StallAfter: DefaultStallAfter, &o.Poll: DefaultPoll,
+	} {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	return &Mirror{c: c, disks: disks, to: to, o: o, speed: o.Speed}
+}
+
+// ErrAttached is returned by Sync if the VM's disks are replicated already, or a
+// broken replication was not detached.
+var ErrAttached = errors.New("blockrepl: disks are attached to a peer already")
+
+// Sync makes the peer's disks equal while the guest runs and writes. In mode
+// Full they stay equal from then on; in mode Bitmap the rest is left to Switch.
+// It fails with ErrNoBitmap, ErrUnreachable, ErrAttached, ErrCommitFailed,
+// ErrJobFailed or ErrStalled; after any error call Abort. On a former secondary
+// it first waits until the overlays are committed. In neither mode does a peer
+// that dies or freezes make a write of the guest fail; in mode Bitmap a frozen
+// one can block some until the yank in Abort.
+func (m *Mirror) Sync(ctx context.Context) error {
+	if m.o.Mode != Bitmap && m.o.Mode != Full {
+		return fmt.Errorf("blockrepl: unknown mode %q", m.o.Mode)
+	}
+	if err := WaitCommitted(ctx, m.c, m.disks); err != nil {
+		return err
+	}
+	if err := m.prepare(ctx); err != nil {
+		return err
+	}
+	if err := probe(ctx, m.o.ProbeDial, m.to, m.o.ProbeTimeout); err != nil {
+		return err
+	}
+	for _, d := range m.disks {
+		if err := m.c.BlockdevAdd(ctx, targetNode(d, m.to, m.openTimeout())); err != nil {
+			return err
+		}
+	}
+	var err error
+	if m.o.Mode == Full {
+		err = m.startMirrors(ctx)
+	} else {
+		err = m.passes(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.synced = true
+	m.mu.Unlock()
+	return nil
+}
+
+// prepare removes what an earlier attempt left and brings the bitmaps into the
+// state that the mode needs.
+func (m *Mirror) prepare(ctx context.Context) error {
+	g, err := readGraph(ctx, m.c)
+	if err != nil {
+		return err
+	}
+	left := false
+	for _, d := range m.disks {
+		if g.has(d.nbd()) {
+			return fmt.Errorf("%w: disk %s", ErrAttached, d.Name)
+		}
+		left = left || g.has(d.target())
+	}
+	if left {
+		if err := m.Abort(ctx); err != nil {
+			return err
+		}
+	}
+	if m.o.Mode == Full {
+		return forgetBitmaps(ctx, m.c, m.disks)
+	}
+	if name := g.withoutBitmap(m.disks); name != "" {
+		return fmt.Errorf("%w: disk %s", ErrNoBitmap, name)
+	}
+	return recoverHeld(ctx, m.c, m.disks)
+}
+
+func (m *Mirror) openTimeout() int { return int(math.Ceil(m.o.OpenTimeout.Seconds())) }
+
+func (m *Mirror) startMirrors(ctx context.Context) error {
+	for _, d := range m.disks {
+		if err := m.c.BlockdevMirror(ctx, mirrorJob(d, m.currentSpeed())); err != nil {
+			return err
+		}
+	}
+	return m.wait(ctx, untilReady)
+}
+
+// Passes while the guest runs end when little is left, or when a pass didn't
+// leave much less than the one before: the guest writes as fast as we copy.
+const (
+	littleLeft = 4 << 20 // bytes, of all disks
+	maxPasses  = 5
+)
+
+func (m *Mirror) passes(ctx context.Context) error {
+	before := int64(math.MaxInt64)
+	for range maxPasses {
+		left, err := m.pass(ctx)
+		if err != nil || left <= littleLeft || left > before/4*3 {
+			return err
+		}
+		before = left
+	}
+	return nil
+}
+
+// pass copies what was written since the last one and returns how many bytes
+// were written meanwhile.
+func (m *Mirror) pass(ctx context.Context) (left int64, err error) {
+	g, err := readGraph(ctx, m.c)
+	if err != nil {
+		return 0, err
+	}
+	for _, bitmap := range []string{heldBitmap, passBitmap} {
+		if err := addDisabled(ctx, m.c, g, m.disks, bitmap); err != nil {
+			return 0, err
+		}
+	}
+	if err := transaction(ctx, m.c, m.disks, passActions); err != nil {
+		return 0, err
+	}
+	for _, d := range m.disks {
+		if err := startPass(ctx, m.c, passJob(d, m.currentSpeed())); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.wait(ctx, untilEnded); err != nil {
+		return 0, err
+	}
+	if g, err = readGraph(ctx, m.c); err != nil {
+		return 0, err
+	}
+	return g.dirty(m.disks, syncBitmap), nil
+}
+
+// startPass does without on-cbw-error on a QEMU that doesn't know it. There, a
+// peer that dies in the middle can make a write of the guest fail.
+func startPass(ctx context.Context, c *qmp.Client, j backupJob) error {
+	err := c.Execute(ctx, "blockdev-backup", j, nil)
+	var e *qmp.Error
+	if errors.As(err, &e) && strings.Contains(e.Desc, "on-cbw-error") {
+		return c.BlockdevBackup(ctx, j.BlockdevBackup)
+	}
+	return err
+}
+
+// Switch makes all writes from now on go to both sides. The guest must be
+// stopped, at pre-switchover, and must not run before COLO starts: what it wrote
+// would be written once on this side, and twice on the other. After an error
+// call Abort.
+func (m *Mirror) Switch(ctx context.Context) error {
+	m.mu.Lock()
+	synced := m.synced
+	m.synced = false
+	m.mu.Unlock()
+	if !synced {
+		return ErrNotSynced
+	}
+	st, err := m.c.QueryStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if st.Running {
+		return ErrGuestRuns
+	}
+	if err := m.SetSpeed(ctx, 0); err != nil {
+		return err
+	}
+	if m.o.Mode == Full {
+		err = m.endMirrors(ctx)
+	} else {
+		err = m.lastPass(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return m.attach(ctx)
+}
+
+// endMirrors ends the mirrors at a moment when both sides are equal.
+func (m *Mirror) endMirrors(ctx context.Context) error {
+	jobs, err := m.c.QueryJobs(ctx)
+	if err != nil {
+		return err
+	}
+	byID := make(map[string]qmp.Job, len(jobs))
+	for _, j := range jobs {
+		byID[j.ID] = j
+	}
+	for _, d := range m.disks {
+		// Only a mirror that is ready ends well by a cancel; any other
+		// state means that it died since.
+		if j := byID[d.job()]; j.Status != "ready" {
+			return &JobError{d.Name, "mirror is " + orNone(j.Status) + ": " + orNone(j.Error)}
+		}
+		if err := m.c.BlockJobCancel(ctx, d.job(), false); err != nil {
+			return err
+		}
+	}
+	if err := m.wait(ctx, untilEnded); err != nil {
+		return err
+	}
+	return startBitmaps(ctx, m.c, m.disks)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "gone"
+	}
+	return s
+}
+
+// lastPass copies the rest. Nothing can be written meanwhile.
+func (m *Mirror) lastPass(ctx context.Context) error {
+	g, err := readGraph(ctx, m.c)
+	if err != nil {
+		return err
+	}
+	if g.dirty(m.disks, syncBitmap) == 0 {
+		return nil
+	}
+	left, err := m.pass(ctx)
+	if err == nil && left > 0 {
+		err = fmt.Errorf("blockrepl: %d bytes were written while the guest was stopped", left)
+	}
+	return err
+}
+
+// attach replaces the targets by children of the quorums.
+func (m *Mirror) attach(ctx context.Context) error {
+	g, err := readGraph(ctx, m.c)
+	if err != nil {
+		return err
+	}
+	if err := removeBitmaps(ctx, m.c, g, m.disks, passBitmap); err != nil {
+		return err
+	}
+	for _, d := range m.disks {
+		if err := m.c.BlockdevDel(ctx, d.target()); err != nil {
+			return err
+		}
+		if err := m.c.BlockdevAdd(ctx, childNode(d, m.to, m.openTimeout())); err != nil {
+			return err
+		}
+		if err := m.c.BlockdevChange(ctx, d.colo(), "", d.nbd()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Abort undoes all of the above, whatever state it is in, and may be repeated
+// and called while Sync or Switch still wait, which then fail. It cuts the
+// connections to the peer first, so it works on a peer that is frozen. A bitmap
+// stays good for the same peer, except in mode Full before Switch.
+func (m *Mirror) Abort(ctx context.Context) error {
+	m.mu.Lock()
+	m.synced = false
+	m.copied, m.live = m.copied+m.live, 0
+	m.mu.Unlock()
+	err := yank(ctx, m.o.Rescue, m.disks)
+	return errors.Join(err, dismantle(ctx, m.c, m.disks))
+}
+
+// SetSpeed changes the limit of a Sync that runs, and of what it has yet to do;
+// 0 is no limit.
+func (m *Mirror) SetSpeed(ctx context.Context, bytesPerSecond int64) error {
+	m.mu.Lock()
+	m.speed = bytesPerSecond
+	m.mu.Unlock()
+	jobs, err := m.c.QueryJobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range m.disks {
+		for _, j := range jobs {
+			if j.ID != d.job() || j.Status == "concluded" {
+				continue
+			}
+			// A refusal: it has just ended.
+			if err := m.c.BlockJobSetSpeed(ctx, j.ID, bytesPerSecond); err != nil && !refused(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Mirror) currentSpeed() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.speed
+}
+
+// Copied returns how many bytes all passes covered so far. In mode Bitmap that
+// is what was sent; in mode Full zeroes count too, which don't travel.
+func (m *Mirror) Copied() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.copied + m.live
+}
