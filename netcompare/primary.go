@@ -1,0 +1,217 @@
+package netcompare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/coloctl/coloctl/qmp"
+)
+
+// The comparer's times. QEMU's own defaults (3 s and 3 s) hold a packet that the secondary doesn't confirm for seconds;
+// with checkpoints as cheap as quickack routes make them it is better to give up early and take one.
+const (
+	DefaultCompareTimeout   = 20 * time.Millisecond
+	DefaultExpiredScanCycle = 10 * time.Millisecond
+	DefaultMaxQueueSize     = 1024
+	DefaultProbeTimeout     = time.Second
+)
+
+// Options of Connect. The zero value of each field but SocketDir is its default.
+type Options struct {
+	// SocketDir is a folder of this QEMU's own in which it can make unix sockets.
+	SocketDir string
+	// CompareTimeout is how long a packet of the primary waits for its like; then there is a checkpoint. In whole ms.
+	CompareTimeout time.Duration
+	// ExpiredScanCycle is how often packets are looked at for that.
+	ExpiredScanCycle time.Duration
+	// MaxQueueSize is the number of packets that may wait per connection; more are dropped. QEMU has one for all
+	// comparers of the process, and the last one set is used.
+	MaxQueueSize int
+	// Probe finds out whether a port of the standby answers without becoming a connection there. Default: Host{}.Probe.
+	Probe func(ctx context.Context, addr string) error
+	// ProbeTimeout bounds each probe.
+	ProbeTimeout time.Duration
+}
+
+func (o Options) withDefaults() (Options, error) {
+	set := func(d *time.Duration, def time.Duration, name string) error {
+		if *d == 0 {
+			*d = def
+		}
+		if *d < time.Millisecond {
+			return fmt.Errorf("%s %v: less than a millisecond", name, *d)
+		}
+		return nil
+	}
+	if o.MaxQueueSize == 0 {
+		o.MaxQueueSize = DefaultMaxQueueSize
+	}
+	if o.Probe == nil {
+		o.Probe = Host{}.Probe
+	}
+	errs := []error{
+		set(&o.CompareTimeout, DefaultCompareTimeout, "compare timeout"),
+		set(&o.ExpiredScanCycle, DefaultExpiredScanCycle, "expired scan cycle"),
+		set(&o.ProbeTimeout, DefaultProbeTimeout, "probe timeout"),
+	}
+	if o.MaxQueueSize < 0 {
+		errs = append(errs, fmt.Errorf("max queue size %d", o.MaxQueueSize))
+	}
+	if !filepath.IsAbs(o.SocketDir) {
+		errs = append(errs, fmt.Errorf("socket folder %q is not an absolute path", o.SocketDir))
+	}
+	return o, errors.Join(errs...)
+}
+
+// Connect prepares a primary: it connects to the standby that ep describes and adds the mirror, the redirectors and the
+// comparer of each NIC. The mirror and the way to the comparer are off, so nothing changes for the guest until Enable. On a
+// former secondary the filters go before its rewriters. On an error nothing is left.
+//
+// QEMU's main loop, and with it the guest, stands still while QEMU connects. So each port is probed first, with a deadline.
+func Connect(ctx context.Context, c *qmp.Client, nics []NIC, ep Endpoint, o Options) error {
+	if err := ep.check(nics); err != nil {
+		return err
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		return fmt.Errorf("connect to the standby's packet streams: %w", err)
+	}
+	have, err := look(ctx, c)
+	if err != nil {
+		return err
+	}
+	parts := primaryParts(nics, ep, o, have.objects)
+	for _, p := range parts {
+		// sun_path is 108 bytes, the last of them 0.
+		if path := p.socket.Unix; len(path) > 107 {
+			return fmt.Errorf("socket path %s is longer than 107 characters", path)
+		}
+	}
+	for _, addr := range ep.addrs(nics) {
+		probe, cancel := context.WithTimeout(ctx, o.ProbeTimeout)
+		err := o.Probe(probe, addr)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("standby's packet port %s: %w", addr, err)
+		}
+	}
+	if err := build(ctx, c, parts); err != nil {
+		return fmt.Errorf("connect to the standby's packet streams: %w", err)
+	}
+	return nil
+}
+
+// primaryParts tells a former secondary by the rewriters among objects.
+func primaryParts(nics []NIC, ep Endpoint, o Options, objects map[string]bool) []part {
+	var parts []part
+	for _, n := range nics {
+		ports := ep.Ports[n.Name]
+		parts = append(parts,
+			ep.stream(n.mirrorStream(), ports.Mirror, false),
+			ep.stream(n.compareStream(), ports.Compare, false),
+		)
+		for _, end := range [][2]string{{n.compareIn(), n.compareInEnd()}, {n.compareOut(), n.compareOutEnd()}} {
+			path := filepath.Join(o.SocketDir, end[0]+".sock")
+			parts = append(parts,
+				part{id: end[0], socket: qmp.ChardevSocket{Unix: path, Server: true}},
+				part{id: end[1], socket: qmp.ChardevSocket{Unix: path}},
+			)
+		}
+		filter := func(kind, id string, props map[string]any) part {
+			if objects[n.rewriter()] {
+				props["insert"], props["position"] = "before", "id="+n.rewriter()
+			}
+			return n.filter(kind, id, props)
+		}
+		compare := map[string]any{
+			"primary_in":         n.compareInEnd(),
+			"secondary_in":       n.compareStream(),
+			"outdev":             n.compareOutEnd(),
+			"iothread":           n.iothread(),
+			"compare_timeout":    o.CompareTimeout.Milliseconds(),
+			"expired_scan_cycle": o.ExpiredScanCycle.Milliseconds(),
+			"max_queue_size":     o.MaxQueueSize,
+		}
+		if n.vnetHdr() {
+			compare["vnet_hdr_support"] = true
+		}
+		parts = append(parts,
+			filter("filter-mirror", n.mirror(), map[string]any{"queue": "tx", "outdev": n.mirrorStream(), "status": "off"}),
+			filter("filter-redirector", n.released(), map[string]any{"queue": "rx", "indev": n.compareOut()}),
+			filter("filter-redirector", n.toCompare(), map[string]any{"queue": "rx", "outdev": n.compareIn(), "status": "off"}),
+			part{id: n.iothread(), kind: "iothread"},
+			part{id: n.comparer(), kind: "colo-compare", props: compare},
+		)
+	}
+	return parts
+}
+
+// Enable begins mirroring and comparing. The guest must be stopped (at pre-switchover): from here its output waits for
+// the secondary's. It refuses with a *StreamError when a stream to the standby has ended meanwhile. On an error all
+// filters are off.
+func Enable(ctx context.Context, c *qmp.Client, nics []NIC) error {
+	if err := Streams(ctx, c, nics); err != nil {
+		return err
+	}
+	for _, n := range nics {
+		for _, id := range []string{n.mirror(), n.toCompare()} {
+			if err := setStatus(ctx, c, id, "on"); err != nil {
+				undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+				defer cancel()
+				if uerr := Disable(undo, c, nics); uerr != nil && !errors.Is(uerr, qmp.ErrClosed) {
+					err = errors.Join(err, fmt.Errorf("undo: %w", uerr))
+				}
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Disable ends mirroring and comparing: what the guest says goes straight to the tap again. Filters that aren't there are
+// no error; it is idempotent.
+func Disable(ctx context.Context, c *qmp.Client, nics []NIC) error {
+	have, err := look(ctx, c)
+	if err != nil {
+		return err
+	}
+	return disable(ctx, c, nics, have)
+}
+
+func disable(ctx context.Context, c *qmp.Client, nics []NIC, have inventory) error {
+	var errs []error
+	for _, n := range nics {
+		for _, id := range []string{n.toCompare(), n.mirror()} {
+			if have.objects[id] {
+				errs = append(errs, setStatus(ctx, c, id, "off"))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func setStatus(ctx context.Context, c *qmp.Client, filter, status string) error {
+	if err := c.QOMSet(ctx, "/objects/"+filter, "status", status); err != nil {
+		return fmt.Errorf("filter %s %s: %w", filter, status, err)
+	}
+	return nil
+}
+
+// Disconnect takes the comparison away again: the guest goes on alone, also when Connect was never called or not to its
+// end. It is idempotent and goes on past errors. When the peer is lost YankChardevs must be yanked first.
+func Disconnect(ctx context.Context, c *qmp.Client, nics []NIC) error {
+	have, err := look(ctx, c)
+	if err != nil {
+		return err
+	}
+	// All NICs speak again before any of the rest, which is only tidying.
+	errs := []error{disable(ctx, c, nics, have)}
+	errs = append(errs, have.remove(ctx, c, primaryParts(nics, Endpoint{}, Options{}, nil)))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("disconnect the network: %w", err)
+	}
+	return nil
+}
