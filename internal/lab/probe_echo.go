@@ -1,0 +1,140 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxUnanswered bounds the lines that an echo connection has under way: 5 minutes of them.
+const maxUnanswered = 1 << 16
+
+// EchoProbe keeps one TCP connection to the guest's echo service for its whole life. With an interval it sends a line at each, and doesn't
+// wait for answers; without one the connection is idle until Finish.
+type EchoProbe struct {
+	Track
+	conn net.Conn
+	idle bool
+
+	mu     sync.Mutex
+	sent   []time.Time // of the lines not answered yet
+	next   int64       // number of the next line
+	answer int64       // number of the last answered line
+	closed bool        // by us: what it says afterwards is no error of the guest
+	err    error
+}
+
+// NewEchoProbe opens the connection.
+func NewEchoProbe(ctx context.Context, dial DialFunc, name, addr string, idle bool) (*EchoProbe, error) {
+	conn, err := dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("connection %s: %w", name, err)
+	}
+	return &EchoProbe{Track: Track{Name: name}, conn: conn, idle: idle}, nil
+}
+
+// Run uses the connection until ctx ends, asks once more whether it still works, within grace, and closes it.
+func (p *EchoProbe) Run(ctx context.Context, grace time.Duration) {
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		p.read()
+	}()
+	if p.idle {
+		<-ctx.Done()
+	} else {
+		every(ctx, probeInterval, p.send)
+	}
+	p.send()
+	p.finish(grace)
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	_ = p.conn.Close()
+	<-read
+}
+
+func (p *EchoProbe) send() {
+	p.mu.Lock()
+	if p.err != nil || len(p.sent) >= maxUnanswered {
+		p.mu.Unlock()
+		return
+	}
+	p.next++
+	n := p.next
+	p.sent = append(p.sent, time.Now())
+	p.mu.Unlock()
+	// A full send buffer, after minutes without answer, must not stop the probe for good.
+	_ = p.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := fmt.Fprintf(p.conn, "%d %s\n", n, p.Name); err != nil {
+		p.fail(fmt.Errorf("send line %d: %w", n, err))
+	}
+}
+
+func (p *EchoProbe) read() {
+	r := bufio.NewReader(p.conn)
+	for {
+		line, err := r.ReadString('\n')
+		now := time.Now()
+		if err != nil {
+			p.fail(fmt.Errorf("read: %w", err))
+			return
+		}
+		p.mu.Lock()
+		want := fmt.Sprintf("%d %d %s", p.answer+1, p.answer+1, p.Name)
+		if got := strings.TrimSuffix(line, "\n"); got != want || len(p.sent) == 0 {
+			p.mu.Unlock()
+			p.fail(fmt.Errorf("answer %q, want %q", got, want))
+			return
+		}
+		p.answer++
+		sent := p.sent[0]
+		p.sent = p.sent[1:]
+		p.mu.Unlock()
+		p.add(sent, now, true)
+	}
+}
+
+func (p *EchoProbe) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil && !p.closed {
+		p.err = err
+	}
+}
+
+// finish waits for the answers to all that was sent.
+func (p *EchoProbe) finish(grace time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		left, err := len(p.sent), p.err
+		p.mu.Unlock()
+		if left == 0 || err != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			p.fail(fmt.Errorf("no answer to %d lines within %v", left, grace))
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Survived is nil if every line was answered rightly over the one connection. Run must have ended.
+func (p *EchoProbe) Survived() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return fmt.Errorf("connection %s: %w", p.Name, p.err)
+	}
+	return nil
+}
