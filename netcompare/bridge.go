@@ -24,14 +24,9 @@ func (h Host) Join(ctx context.Context, n NIC) error {
 		if _, nic, ok := parseMark(tap.Attrs().Alias); !ok || !isTap(tap) || nic != n.Name {
 			return fmt.Errorf("%w: it is a %s with the alias %q", ErrForeign, tap.Type(), tap.Attrs().Alias)
 		}
-		bridge, err := byName(nl, n.Bridge)
-		switch {
-		case err != nil:
-			return fmt.Errorf("bridge %s: %w", n.Bridge, err)
-		case bridge == nil:
-			return fmt.Errorf("%w: %q", ErrNoBridge, n.Bridge)
-		case bridge.Type() != "bridge":
-			return fmt.Errorf("%w: %s is a %s", ErrNoBridge, n.Bridge, bridge.Type())
+		bridge, err := findBridge(nl, n.Bridge)
+		if err != nil {
+			return err
 		}
 		// Before it is a port: a bridge without an MTU of its own takes the least of its ports'.
 		if mtu := bridge.Attrs().MTU; tap.Attrs().MTU != mtu {
@@ -47,6 +42,27 @@ func (h Host) Join(ctx context.Context, n NIC) error {
 		// Last: a tap that is up and in no bridge would be heard by the host's own network stack.
 		return nl.LinkSetUp(tap)
 	})
+}
+
+// CheckBridge tells why no NIC could join this bridge: an error that matches ErrNoBridge.
+func (h Host) CheckBridge(ctx context.Context, bridge string) error {
+	return h.netlink(ctx, "look at", bridge, func(nl *netlink.Handle) error {
+		_, err := findBridge(nl, bridge)
+		return err
+	})
+}
+
+func findBridge(nl *netlink.Handle, name string) (netlink.Link, error) {
+	bridge, err := byName(nl, name)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("bridge %s: %w", name, err)
+	case bridge == nil:
+		return nil, fmt.Errorf("%w: %q", ErrNoBridge, name)
+	case bridge.Type() != "bridge":
+		return nil, fmt.Errorf("%w: %s is a %s", ErrNoBridge, name, bridge.Type())
+	}
+	return bridge, nil
 }
 
 // Cut takes the VM off the LAN: n's tap goes down and leaves its bridge, whatever that is. Down, because the host's own

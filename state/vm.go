@@ -35,6 +35,8 @@ type VM struct {
 	Peer       string   `json:"peer,omitempty"`
 	// Disks are the local halves, by the disk's name.
 	Disks map[string]Disk `json:"disks,omitempty"`
+	// Base is where the dirty bitmaps of the living QEMU begin; nil if there are none that help.
+	Base *Base `json:"base,omitempty"`
 	// Instance is the QEMU this node started for the VM; nil if there is none.
 	Instance *Instance `json:"instance,omitempty"`
 	// Updated is set by the store at each change.
@@ -52,6 +54,12 @@ type Disk struct {
 	Bitmap string `json:"bitmap,omitempty"`
 	// Size in bytes, as last seen.
 	Size int64 `json:"size,omitempty"`
+}
+
+// Base says whose halves the dirty bitmaps are about: those of Peer, which were equal at Generation.
+type Base struct {
+	Peer       string `json:"peer"`
+	Generation uint64 `json:"generation"`
 }
 
 // Instance is enough to find a QEMU again after a restart of the daemon, and to be sure that it is the same one.
@@ -72,6 +80,10 @@ func (v VM) Clone() VM {
 	v.Spec = slices.Clone(v.Spec)
 	v.Members = slices.Clone(v.Members)
 	v.Disks = maps.Clone(v.Disks)
+	if v.Base != nil {
+		b := *v.Base
+		v.Base = &b
+	}
 	if v.Instance != nil {
 		i := *v.Instance
 		i.Argv = slices.Clone(i.Argv)

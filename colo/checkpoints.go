@@ -1,0 +1,62 @@
+package colo
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// CheckpointStats tells how the checkpoints of a copy went since COLO was started. Durations are how long the guest stood still.
+type CheckpointStats struct {
+	Count    uint64        `json:"count"`
+	PauseP50 time.Duration `json:"pause_p50"` // of the last 1024; 0 when there was none
+	PauseP99 time.Duration `json:"pause_p99"`
+	Last     time.Time     `json:"last"`    // end of the last one
+	Running  time.Time     `json:"running"` // start of the one that is going on; zero if none is
+}
+
+// checkpoints collects pauses. It is written by the one goroutine that reads QEMU's events and allocates nothing after its first use.
+type checkpoints struct {
+	mu     sync.Mutex
+	count  uint64
+	pauses [1024]time.Duration
+	n      int // filled part of pauses
+	begin  time.Time
+	last   time.Time
+}
+
+func (c *checkpoints) stopped(at time.Time) {
+	c.mu.Lock()
+	c.begin = at
+	c.mu.Unlock()
+}
+
+func (c *checkpoints) resumed(at time.Time) {
+	c.mu.Lock()
+	if !c.begin.IsZero() {
+		c.pauses[c.count%uint64(len(c.pauses))] = at.Sub(c.begin)
+		c.count++
+		c.n = min(c.n+1, len(c.pauses))
+		c.begin, c.last = time.Time{}, at
+	}
+	c.mu.Unlock()
+}
+
+func (c *checkpoints) reset() {
+	c.mu.Lock()
+	c.count, c.n, c.begin, c.last = 0, 0, time.Time{}, time.Time{}
+	c.mu.Unlock()
+}
+
+func (c *checkpoints) stats() CheckpointStats {
+	c.mu.Lock()
+	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin}
+	sorted := slices.Clone(c.pauses[:c.n])
+	c.mu.Unlock()
+	if len(sorted) > 0 {
+		slices.Sort(sorted)
+		s.PauseP50 = sorted[len(sorted)/2]
+		s.PauseP99 = sorted[min(len(sorted)-1, len(sorted)*99/100)]
+	}
+	return s
+}

@@ -1,0 +1,107 @@
+package colo
+
+import (
+	"context"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+)
+
+// Endpoint is where a standby listens: one address, the ports of the VM.
+type Endpoint struct {
+	Host      string              `json:"host"`
+	Migration int                 `json:"migration"`
+	NBD       int                 `json:"nbd"`
+	NICs      map[string]NICPorts `json:"nics,omitempty"`
+	MPTCP     bool                `json:"mptcp,omitempty"`
+}
+
+// NICPorts are the two streams of one NIC.
+type NICPorts struct {
+	Mirror  int `json:"mirror"`
+	Compare int `json:"compare"`
+}
+
+// CopyEvent is something the QEMU of a copy does by itself.
+type CopyEvent struct {
+	Kind EventKind // Exited, Hung, ColoStarted, ChannelLost, GuestShutdown
+	Text string    // what exactly, for people
+	Time time.Time
+}
+
+// SyncRequest says how the disks are to be made equal.
+type SyncRequest struct {
+	To       Endpoint
+	Mode     blockrepl.Mode
+	Speed    int64                    // bytes a second; 0 is no limit
+	Progress func(blockrepl.Progress) // called often, must not block
+}
+
+// SyncResult is what a resync cost.
+type SyncResult struct {
+	Mode   blockrepl.Mode `json:"mode"`
+	Copied int64          `json:"copied"` // bytes sent to the peer
+}
+
+// Copy is one QEMU process of a VM with its disks and NICs. The engine calls the methods of a copy from one goroutine at a time, except
+// Events, PID, Stats, Cut and Kill, which may be called at any moment.
+type Copy interface {
+	// Events is closed after Exited. The reader must keep reading.
+	Events() <-chan CopyEvent
+	PID() int
+	Stats() CheckpointStats
+
+	// Join puts the NICs' taps into their bridges, Cut takes them out: the copy neither hears nor speaks then. Both are idempotent.
+	Join(ctx context.Context) error
+	Cut(ctx context.Context) error
+	// Cont starts the guest of a copy that was launched paused.
+	Cont(ctx context.Context) error
+	// Pause stops the guest and waits until all its writes have reached every disk.
+	Pause(ctx context.Context) error
+	// Powerdown asks the guest to shut down and waits until it has. Kill ends QEMU at once and waits for its end.
+	Powerdown(ctx context.Context) error
+	Kill(ctx context.Context) error
+
+	// Listen makes a standby ready for the primary. Promote turns a secondary into a lone copy, silent until Join.
+	Listen(ctx context.Context, at Endpoint) error
+	Promote(ctx context.Context) error
+	// Commit waits until the images of a promoted copy hold all its data and removes what it needed until then.
+	Commit(ctx context.Context) error
+	// Announce tells the switches of the LAN where the guest is now.
+	Announce(ctx context.Context) error
+
+	// The way of a lone copy into COLO, in this order. Release leads back from any point of it, also with a dead or frozen peer: the guest
+	// runs on alone then, its tap as it was.
+	BitmapCovers(ctx context.Context) (dirty int64, ok bool, err error)
+	SyncDisks(ctx context.Context, r SyncRequest) error
+	Connect(ctx context.Context, to Endpoint) error    // network comparison, not yet in force
+	CopyMemory(ctx context.Context, to Endpoint) error // returns with the guest stopped
+	SwitchDisks(ctx context.Context) (SyncResult, error)
+	StartColo(ctx context.Context) error // the guest runs again
+	ProveColo(ctx context.Context) error // returns after the first checkpoint that both sides have ended
+	Release(ctx context.Context) error
+
+	// Checkpoint forces one and returns when it has ended.
+	Checkpoint(ctx context.Context) error
+}
+
+// LaunchRequest says which copy to start.
+type LaunchRequest struct {
+	Spec    *Spec
+	ID      string // of the VM
+	Standby bool   // wait for the primary's memory instead of booting
+}
+
+// Launcher starts copies and cleans up after them.
+type Launcher interface {
+	// Check finds out, without changing anything, why a VM can't run here: missing images, no such bridge, a QEMU that is not fit.
+	Check(ctx context.Context, s *Spec) error
+	// CreateImages makes the disk images that are missing and says which it made.
+	CreateImages(ctx context.Context, s *Spec) (made []string, err error)
+	// Launch starts a copy, paused and with its taps out of the bridges.
+	Launch(ctx context.Context, r LaunchRequest) (Copy, error)
+	// Clear removes what a copy that has ended leaves: taps, sockets, overlays. It never touches disks.
+	Clear(ctx context.Context, s *Spec) error
+	// Remove deletes the VM's folder and, when asked, its images.
+	Remove(ctx context.Context, s *Spec, images bool) error
+}

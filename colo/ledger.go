@@ -1,0 +1,93 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/coloctl/coloctl/state"
+)
+
+// ledger writes to the store in order, from one goroutine, so that what must not wait for the disk (the state machine, a failover) doesn't.
+// A plan that can wait asks for its intent to be durable before its first step.
+type ledger struct {
+	store *state.Store
+	log   *slog.Logger
+	ch    chan entry
+	quit  chan struct{}
+	wg    sync.WaitGroup
+}
+
+type entry struct {
+	write func(*state.Tx) error
+	done  chan<- error // nil when nobody waits
+}
+
+// ledgerBuffer is how many writes may wait. A node writes a few dozen for a failover and nothing in between.
+const ledgerBuffer = 4096
+
+var errLedgerFull = errors.New("the state folder's disk does not keep up")
+
+func newLedger(store *state.Store, log *slog.Logger) *ledger {
+	l := &ledger{store: store, log: log, ch: make(chan entry, ledgerBuffer), quit: make(chan struct{})}
+	l.wg.Go(l.run)
+	return l
+}
+
+func (l *ledger) run() {
+	for {
+		select {
+		case e := <-l.ch:
+			l.do(e)
+			continue
+		default:
+		}
+		select { // nothing waits: now the end counts too
+		case e := <-l.ch:
+			l.do(e)
+		case <-l.quit:
+			return
+		}
+	}
+}
+
+func (l *ledger) do(e entry) {
+	err := l.store.Do(e.write)
+	if e.done != nil {
+		e.done <- err
+	} else if err != nil {
+		l.log.Error("state was not written", "err", err)
+	}
+}
+
+// close writes what is left and ends the ledger. What is written later is lost.
+func (l *ledger) close() {
+	close(l.quit)
+	l.wg.Wait()
+}
+
+func (l *ledger) write(fn func(*state.Tx) error) {
+	select {
+	case l.ch <- entry{write: fn}:
+	default:
+		l.log.Error("state was not written", "err", errLedgerFull)
+	}
+}
+
+func (l *ledger) writeNow(ctx context.Context, fn func(*state.Tx) error) error {
+	done := make(chan error, 1)
+	select {
+	case l.ch <- entry{fn, done}:
+	default:
+		return errLedgerFull
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-l.quit:
+		return ErrClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,345 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
+)
+
+// machine owns one VM on one node. Its goroutine (run) is the only one that changes its state; a second one runs the steps of at most one
+// plan. What both need is guarded by mu.
+type machine struct {
+	n    *Node
+	name string
+	log  *slog.Logger
+	in   chan message
+	quit chan struct{} // closed when the VM is deleted
+
+	// The loop's own.
+	job       *job
+	following *message // what asked for the plan that starts when the running one has ended
+	nextPlan  PlanKind
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at each change, for Wait
+	state   State
+	why     string
+	since   time.Time
+	spec    *Spec
+	copy    Copy
+	rec     state.VM // what the store holds
+	sync    *SyncResult
+	prog    *Progress
+	plan    *PlanStatus
+	lastErr string
+	marks   marks
+	// guestOff says that the guest has switched itself off since it was started.
+	guestOff bool
+}
+
+// message is an event on its way to the state machine.
+type message struct {
+	kind  EventKind
+	text  string
+	copy  Copy         // the copy it is about, when it comes from one
+	job   *job         // the plan that has ended
+	err   error        // how
+	args  any          // of a request
+	reply chan<- error // of a request; buffered
+}
+
+// job is a running plan.
+type job struct {
+	plan    *Plan
+	cancel  context.CancelCauseFunc
+	waiters []chan<- error
+}
+
+// interruptedError is the cause with which a running plan is cancelled.
+type interruptedError struct{ text string }
+
+func (e *interruptedError) Error() string { return "interrupted: " + e.text }
+
+func newMachine(n *Node, spec *Spec, rec *state.VM) *machine {
+	m := &machine{
+		n: n, name: spec.Name, spec: spec, rec: rec.Clone(), log: n.cfg.Log.With("node", n.cfg.Name, "vm", spec.Name),
+		in: make(chan message, 64), quit: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
+	}
+	m.state, m.why = restored(rec)
+	return m
+}
+
+// restored gives the state in which a VM is after the node's start, without a QEMU of it.
+func restored(rec *state.VM) (State, string) {
+	switch s := State(rec.Phase); s {
+	case Outdated, Failed:
+		return s, rec.Reason
+	case Standby:
+		return Outdated, "the node was restarted while its standby waited"
+	default:
+		return Stopped, "the node was restarted"
+	}
+}
+
+func (m *machine) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.quit:
+			return
+		case msg := <-m.in:
+			m.handle(ctx, msg)
+		}
+	}
+}
+
+func (msg *message) answer(err error) {
+	if msg.reply != nil {
+		msg.reply <- err
+	}
+}
+
+// post hands a fact to the state machine.
+func (m *machine) post(msg message) {
+	select {
+	case m.in <- msg:
+	case <-m.quit:
+	case <-m.n.ctx.Done():
+	}
+}
+
+// end stops the machine of a VM that was deleted.
+func (m *machine) end() { close(m.quit) }
+
+// request asks the state machine for something and waits until the plan it leads to has ended.
+func (m *machine) request(ctx context.Context, kind EventKind, args any) error {
+	reply := make(chan error, 1)
+	select {
+	case m.in <- message{kind: kind, args: args, reply: reply}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.quit:
+		return ErrNoVM
+	case <-m.n.ctx.Done():
+		return ErrClosed
+	}
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.quit:
+		return ErrNoVM
+	case <-m.n.ctx.Done():
+		return ErrClosed
+	}
+}
+
+// handle takes one event through the table.
+func (m *machine) handle(ctx context.Context, msg message) {
+	if msg.copy != nil {
+		if !m.isCopy(msg.copy) {
+			return // of a copy that was given up
+		}
+		if msg.kind == Exited {
+			m.setCopy(nil)
+		}
+	}
+	if msg.kind == GuestShutdown {
+		m.mu.Lock()
+		m.guestOff = true
+		m.mu.Unlock()
+	}
+	if msg.job != nil {
+		if m.endJob(ctx, &msg) {
+			return
+		}
+	}
+	from := m.State()
+	t, ok := next(from, msg.kind, m.holds)
+	if !ok {
+		err := &UnexpectedEventError{VM: m.name, State: from, Event: msg.kind}
+		if msg.reply == nil {
+			m.log.Error("unexpected event", "state", from, "event", msg.kind, "text", msg.text)
+		}
+		msg.answer(err)
+		m.finish(&msg, err)
+		return
+	}
+	m.take(ctx, t, msg)
+	m.finish(&msg, msg.err)
+	if t.To == Solo && t.From != Solo && m.guestIsOff() {
+		m.handle(ctx, message{kind: GuestShutdown, text: "the guest has switched itself off"})
+	}
+}
+
+// finish answers those who waited for the plan whose end msg is.
+func (m *machine) finish(msg *message, err error) {
+	if msg.job != nil {
+		for _, w := range msg.job.waiters {
+			w <- err
+		}
+	}
+}
+
+// endJob notes the end of a plan. It reports true when another plan was waiting for that: the end is then no event any more.
+func (m *machine) endJob(ctx context.Context, msg *message) bool {
+	if msg.job != m.job {
+		return true
+	}
+	m.job = nil
+	m.setPlan(nil)
+	if msg.err != nil {
+		m.setLastErr(msg.err)
+	}
+	if m.following == nil {
+		return false
+	}
+	m.finish(msg, msg.err)
+	follow, plan := *m.following, m.nextPlan
+	m.following = nil
+	m.start(ctx, plan, follow)
+	return true
+}
+
+// take does what a row says.
+func (m *machine) take(ctx context.Context, t Transition, msg message) {
+	why := t.Why
+	if msg.text != "" {
+		why = joinText(msg.text, t.Why)
+	} else if msg.err != nil {
+		why = joinText(msg.err.Error(), t.Why)
+	}
+	m.note(t)
+	if t.To != t.From || t.Plan != "" {
+		m.setState(t.To, why)
+	}
+	switch {
+	case t.Plan != "" && m.job != nil:
+		m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
+		if m.following != nil {
+			m.following.answer(&interruptedError{string(t.Event)})
+		}
+		m.following, m.nextPlan = &msg, t.Plan
+	case t.Plan != "":
+		m.start(ctx, t.Plan, msg)
+	case t.Cancel && m.job != nil:
+		m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
+		if msg.reply != nil { // answered when the plan is undone, which is what was asked for
+			go func(done <-chan error) { <-done; msg.answer(nil) }(m.job.wait())
+		}
+	default:
+		msg.answer(nil)
+	}
+}
+
+func (j *job) wait() <-chan error {
+	c := make(chan error, 1)
+	j.waiters = append(j.waiters, c)
+	return c
+}
+
+// start runs a plan in its own goroutine, which posts the plan's end.
+func (m *machine) start(ctx context.Context, kind PlanKind, msg message) {
+	plan, err := m.build(kind, msg)
+	if err != nil {
+		plan = &Plan{Kind: kind, Steps: []Step{{Name: "check", Do: func(context.Context) error { return err }}}}
+	}
+	pctx, cancel := context.WithCancelCause(ctx)
+	j := &job{plan: plan, cancel: cancel}
+	if msg.reply != nil {
+		j.waiters = append(j.waiters, msg.reply)
+	}
+	m.job = j
+	m.n.wg.Go(func() {
+		defer cancel(nil)
+		err := m.execute(pctx, j)
+		end := message{kind: outcome(err), job: j, err: err}
+		m.post(end)
+	})
+}
+
+// Outcomes of plans that are more than a failure.
+var (
+	errLost      = errors.New("another copy goes on")
+	errUndecided = errors.New("nobody could say which copy may go on")
+)
+
+func outcome(err error) EventKind {
+	switch {
+	case err == nil:
+		return Done
+	case errors.Is(err, errLost):
+		return Lost
+	case errors.Is(err, errUndecided):
+		return Undecided
+	default:
+		return PlanError
+	}
+}
+
+// holds evaluates a guard.
+func (m *machine) holds(guard string) bool {
+	switch guard {
+	case guardSilent:
+		m.mu.Lock()
+		c, delay := m.copy, time.Duration(m.spec.Protection.CheckpointDelay)
+		m.mu.Unlock()
+		if c == nil {
+			return true
+		}
+		// A checkpoint that ended after the last heartbeat came proves the channel; but one is only due every delay.
+		last := c.Stats().Last
+		return time.Since(last) > min(delay, m.n.cfg.HeartbeatTimeout/2)
+	}
+	panic("unknown guard " + guard)
+}
+
+// adopt makes c the machine's copy and forwards what it does.
+func (m *machine) adopt(c Copy) {
+	m.setCopy(c)
+	m.n.wg.Go(func() {
+		for {
+			select {
+			case e, ok := <-c.Events():
+				if !ok {
+					return
+				}
+				m.log.Info("copy", "event", e.Kind, "text", e.Text)
+				m.post(message{kind: e.Kind, text: e.Text, copy: c})
+			case <-m.n.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func joinText(a, b string) string {
+	switch {
+	case a == "":
+		return b
+	case b == "":
+		return a
+	}
+	return fmt.Sprintf("%s: %s", a, b)
+}
+
+// record is the machine's place at the arbiter.
+func (m *machine) record() arbiter.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return arbiter.Record{VM: m.rec.ID, Generation: m.rec.Generation, Members: m.rec.Members}
+}
+
+func (m *machine) guestIsOff() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.guestOff
+}

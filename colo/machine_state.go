@@ -1,0 +1,193 @@
+package colo
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/coloctl/coloctl/state"
+)
+
+// marks are what the machine remembers of how it came into arbitration. Guarded by machine.mu.
+type marks struct {
+	proof     bool // the peer's node says that its copy is dead
+	forced    bool // a person says so
+	heartbeat bool // silence is the only sign of the loss
+	claims    int  // attempts so far
+	secondary bool // this copy was the secondary
+	yield     bool // this copy ended by itself: the peer is to be told
+}
+
+// note keeps what later plans need to know of a transition.
+func (m *machine) note(t Transition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := &m.marks
+	switch {
+	case t.To == Arbitrating && t.From != Arbitrating:
+		*k = marks{heartbeat: t.Event == PeerLost, secondary: t.From == Secondary}
+	case t.Plan == planClaim:
+		k.claims++
+	case t.To == FailingOver && t.From == Secondary:
+		*k = marks{secondary: true}
+	}
+	switch t.Event {
+	case PeerDead:
+		k.proof = true
+		m.wake()
+	case ReqForce:
+		k.forced = true
+	}
+	k.yield = t.Event == Exited || t.Event == Hung
+}
+
+func (m *machine) marked() marks {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.marks
+}
+
+// wake tells those who wait for a change. The caller holds mu.
+func (m *machine) wake() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// State returns where the machine is.
+func (m *machine) State() State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}
+
+func (m *machine) setState(s State, why string) {
+	m.mu.Lock()
+	old := m.state
+	m.state, m.why, m.since = s, why, time.Now()
+	if s == Solo || s == Stopped || s == Outdated {
+		m.prog = nil
+	}
+	gen := m.rec.Generation
+	m.wake()
+	m.mu.Unlock()
+	m.log.Info("state", "from", old, "to", s, "why", why, "generation", gen)
+	m.emit(Event{Kind: "state", State: s, Text: why, Fields: map[string]any{"from": old, "generation": gen}})
+	m.n.ledger.write(func(tx *state.Tx) error {
+		if err := tx.Update(m.name, func(v *state.VM) error { v.Phase, v.Reason = string(s), why; return nil }); err != nil {
+			return err
+		}
+		_, err := tx.Append(state.Entry{VM: m.name, Kind: "state", Text: joinText(string(s), why), Generation: gen})
+		return err
+	})
+}
+
+func (m *machine) emit(e Event) {
+	e.Time, e.Node, e.VM = time.Now(), m.n.cfg.Name, m.name
+	m.n.events.send(e)
+}
+
+func (m *machine) isCopy(c Copy) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.copy == c
+}
+
+func (m *machine) setCopy(c Copy) {
+	m.mu.Lock()
+	m.copy = c
+	m.wake()
+	m.mu.Unlock()
+}
+
+// current returns the copy that runs here, or nil.
+func (m *machine) current() Copy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.copy
+}
+
+func (m *machine) setPlan(p *PlanStatus) {
+	m.mu.Lock()
+	m.plan = p
+	m.wake()
+	m.mu.Unlock()
+}
+
+func (m *machine) setLastErr(err error) {
+	m.mu.Lock()
+	m.lastErr = err.Error()
+	m.mu.Unlock()
+	m.log.Warn("plan ended with an error", "err", err)
+	m.emit(Event{Kind: "step", State: m.State(), Text: err.Error()})
+}
+
+func (m *machine) setProgress(p Progress) {
+	m.mu.Lock()
+	m.prog = &p
+	s := m.state
+	m.wake()
+	m.mu.Unlock()
+	m.emit(Event{Kind: "progress", State: s, Text: p.What, Fields: map[string]any{"done": p.Done, "total": p.Total, "rate": p.Rate}})
+}
+
+// update changes what the node remembers of the VM, at once in memory and in order in the store, without waiting for the disk.
+func (m *machine) update(change func(v *state.VM)) {
+	m.mu.Lock()
+	change(&m.rec)
+	m.wake()
+	m.mu.Unlock()
+	m.n.ledger.write(m.storing(change))
+}
+
+// updateNow is update that returns when the change is durable.
+func (m *machine) updateNow(ctx context.Context, change func(v *state.VM)) error {
+	if err := m.n.ledger.writeNow(ctx, m.storing(change)); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	change(&m.rec)
+	m.wake()
+	m.mu.Unlock()
+	return nil
+}
+
+func (m *machine) storing(change func(v *state.VM)) func(*state.Tx) error {
+	return func(tx *state.Tx) error {
+		return tx.Update(m.name, func(v *state.VM) error { change(v); return nil })
+	}
+}
+
+// info returns a copy of the stored record and the spec.
+func (m *machine) info() (state.VM, *Spec) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec.Clone(), m.spec
+}
+
+// setRecord makes a record of the arbiter this node's own.
+func setRecord(generation uint64, members []string) func(*state.VM) {
+	members = slices.Clone(members)
+	return func(v *state.VM) {
+		if generation >= v.Generation {
+			v.Generation, v.Members = generation, members
+		}
+	}
+}
+
+// setDisks marks every disk of the VM.
+func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
+	return func(v *state.VM) {
+		if v.Disks == nil {
+			v.Disks = map[string]state.Disk{}
+		}
+		for _, d := range spec.Disks {
+			e := v.Disks[d.Name]
+			e.InSync, e.Size = inSync, int64(d.Size)
+			e.Generation = max(e.Generation, generation)
+			v.Disks[d.Name] = e
+		}
+	}
+}
+
+// both applies two changes as one.
+func both(a, b func(*state.VM)) func(*state.VM) { return func(v *state.VM) { a(v); b(v) } }

@@ -1,0 +1,269 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/heartbeat"
+	"github.com/coloctl/coloctl/state"
+)
+
+// Link is this node's end of one replication network.
+type Link struct {
+	Name    string     `json:"name"`
+	Address netip.Addr `json:"address"`
+}
+
+// PortRange is the range of TCP ports from which VMs get theirs, both ends included.
+type PortRange struct{ First, Last int }
+
+// NodeConfig says what a node has and whom it asks. The zero value of a field without a comment about its default is an error.
+type NodeConfig struct {
+	Name       string
+	RunDir     string // sockets, logs, overlays: may be lost at a reboot
+	StorageDir string // disk images with relative paths
+	Links      []Link
+	Ports      PortRange
+	Netns      string   // network namespace of the node's QEMUs, taps and sockets; empty is the caller's
+	QEMU       []string // argv prefix
+	QEMUImg    []string // argv prefix
+	Accel      string   // kvm or tcg
+	Store      *state.Store
+
+	Arbiter           arbiter.Arbiter // nil: only proof or a person promotes a secondary
+	HeartbeatKey      []byte          // 32 bytes, the same on both nodes
+	HeartbeatPort     int             // UDP; 7788 when 0
+	HeartbeatInterval time.Duration   // 100ms when 0
+	HeartbeatTimeout  time.Duration   // 400ms when 0
+	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
+	Log               *slog.Logger    // slog.Default when nil
+	Launcher          Launcher        // QEMU started by us when nil
+}
+
+// ConfigError says which field of a NodeConfig is wrong.
+type ConfigError struct{ Field, Msg string }
+
+func (e *ConfigError) Error() string { return "node configuration: " + e.Field + ": " + e.Msg }
+
+func (c *NodeConfig) check() error {
+	setDefault(&c.HeartbeatPort, 7788)
+	setDefault(&c.HeartbeatInterval, 100*time.Millisecond)
+	setDefault(&c.HeartbeatTimeout, 400*time.Millisecond)
+	setDefault(&c.HangTimeout, 2*time.Second)
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	switch {
+	case !vmName.MatchString(c.Name):
+		return &ConfigError{"Name", fmt.Sprintf("%q: expected a letter, then at most 30 lower-case letters, digits or dashes", c.Name)}
+	case c.RunDir == "" || c.StorageDir == "":
+		return &ConfigError{"RunDir, StorageDir", "missing"}
+	case c.Store == nil:
+		return &ConfigError{"Store", "missing"}
+	case len(c.Links) == 0:
+		return &ConfigError{"Links", "missing: a node needs at least one replication link"}
+	case c.Ports.First < 1024 || c.Ports.Last > 65535 || c.Ports.Last-c.Ports.First < 8:
+		return &ConfigError{"Ports", fmt.Sprintf("%d-%d: expected at least 8 ports between 1024 and 65535", c.Ports.First, c.Ports.Last)}
+	case len(c.HeartbeatKey) != 32:
+		return &ConfigError{"HeartbeatKey", fmt.Sprintf("%d bytes: expected 32", len(c.HeartbeatKey))}
+	case c.Launcher == nil && (len(c.QEMU) == 0 || len(c.QEMUImg) == 0):
+		return &ConfigError{"QEMU, QEMUImg", "missing"}
+	case c.Launcher == nil && c.Accel != "kvm" && c.Accel != "tcg":
+		return &ConfigError{"Accel", fmt.Sprintf("%q: expected kvm or tcg", c.Accel)}
+	}
+	return nil
+}
+
+// Node is one host's part of the system. It is made by [NewNode].
+type Node struct {
+	cfg      NodeConfig
+	launcher Launcher
+	qemu     string // version
+	events   *bus
+	ledger   *ledger
+	ctx      context.Context
+	stop     context.CancelCauseFunc
+	wg       sync.WaitGroup
+
+	mu       sync.Mutex
+	machines map[string]*machine
+	peer     Peer
+	peerInfo NodeInfo
+	beat     *heartbeat.Monitor
+	closed   bool
+}
+
+// Errors of a node's methods.
+var (
+	// ErrNoVM is returned for a VM that this node doesn't know.
+	ErrNoVM = errors.New("no such VM on this node")
+	// ErrVMExists is returned by Create for a name that is taken.
+	ErrVMExists = errors.New("a VM of this name exists on this node")
+	// ErrClosed is returned after Close.
+	ErrClosed = errors.New("node is closed")
+	// ErrNotCurrent is returned when a copy may not run because another one is, or may be, newer.
+	ErrNotCurrent = errors.New("this node's copy is not current")
+	// ErrNoArbiter is returned when a decision needs an arbiter and none is configured.
+	ErrNoArbiter = errors.New("no arbiter is configured")
+)
+
+// NewNode makes a node from its configuration and the VMs that its store remembers. It starts nothing by itself, but takes over QEMUs of
+// its VMs that still run.
+func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}}
+	if n.launcher == nil {
+		l, err := newLauncher(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		n.launcher, n.qemu = l, l.version
+	}
+	n.ctx, n.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	n.ledger = newLedger(cfg.Store, cfg.Log)
+	vms, err := cfg.Store.List()
+	if err != nil {
+		_ = n.Close()
+		return nil, err
+	}
+	for _, rec := range vms {
+		spec, err := ParseSpec(rec.Spec, "stored spec of "+rec.Name)
+		if err != nil {
+			_ = n.Close()
+			return nil, err
+		}
+		n.add(spec, &rec)
+	}
+	return n, nil
+}
+
+func (n *Node) add(spec *Spec, rec *state.VM) *machine {
+	m := newMachine(n, spec, rec)
+	n.machines[spec.Name] = m
+	n.wg.Go(func() { m.run(n.ctx) })
+	return m
+}
+
+// Info describes this node to a peer.
+func (n *Node) Info() NodeInfo {
+	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Port: n.cfg.HeartbeatPort}
+}
+
+// Connect makes p this node's partner: heartbeats go to it over all links from now on, and VMs are protected by it. A node has one
+// partner; a second call is refused.
+func (n *Node) Connect(p Peer, info NodeInfo) error {
+	if info.Name == n.cfg.Name {
+		return fmt.Errorf("peer has this node's own name, %q", info.Name)
+	}
+	paths, err := n.paths(info)
+	if err != nil {
+		return err
+	}
+	mon, err := heartbeat.New(heartbeat.Config{
+		Node: n.cfg.Name, Peer: info.Name, Key: n.cfg.HeartbeatKey, Paths: paths, Interval: n.cfg.HeartbeatInterval, Timeout: n.cfg.HeartbeatTimeout,
+		ListenPacket: n.listenPacket,
+	})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return ErrClosed
+	}
+	if n.peer != nil {
+		return fmt.Errorf("this node's peer is %s already", n.peerInfo.Name)
+	}
+	n.peer, n.peerInfo, n.beat = p, info, mon
+	n.wg.Go(func() { n.watchPeer(mon) })
+	return nil
+}
+
+// paths pairs the links of both nodes by name.
+func (n *Node) paths(info NodeInfo) ([]heartbeat.Path, error) {
+	var paths []heartbeat.Path
+	for _, l := range n.cfg.Links {
+		for _, r := range info.Links {
+			if l.Name == r.Name {
+				paths = append(paths, heartbeat.Path{Name: l.Name, Local: netip.AddrPortFrom(l.Address, uint16(n.cfg.HeartbeatPort)),
+					Remote: netip.AddrPortFrom(r.Address, uint16(info.Port))})
+			}
+		}
+	}
+	if len(paths) == 0 {
+		return nil, fmt.Errorf("%s and %s have no link of the same name", n.cfg.Name, info.Name)
+	}
+	return paths, nil
+}
+
+// Close stops the node's work and changes nothing else: its QEMUs run on, their output held as COLO holds it. It is what the end of the
+// daemon looks like. A second call does nothing.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	again := n.closed
+	n.closed = true
+	n.mu.Unlock()
+	if again {
+		return nil
+	}
+	n.stop(ErrClosed)
+	n.wg.Wait()
+	n.ledger.close()
+	n.events.close()
+	return nil
+}
+
+func (n *Node) alive(ctx context.Context) error {
+	if n.ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", n.cfg.Name, ErrPeerUnreachable)
+	}
+	return ctx.Err()
+}
+
+func (n *Node) machine(vm string) (*machine, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m := n.machines[vm]; m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("%s: %w (%s)", vm, ErrNoVM, n.cfg.Name)
+}
+
+// partner returns the peer, or ErrNoPeer.
+func (n *Node) partner() (Peer, NodeInfo, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.peer == nil {
+		return nil, NodeInfo{}, ErrNoPeer
+	}
+	return n.peer, n.peerInfo, nil
+}
+
+// PeerAlive says whether heartbeats of the peer arrive on at least one link.
+func (n *Node) PeerAlive() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.beat != nil && n.beat.Status().State == heartbeat.Alive
+}
+
+// VMs lists the names of the VMs this node knows.
+func (n *Node) VMs() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	names := make([]string, 0, len(n.machines))
+	for name := range n.machines {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, strings.Compare)
+	return names
+}

@@ -1,0 +1,88 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// Peer is what one node may ask of another. Failover needs none of it. Every method may be called at any moment and more than once; an error
+// that wraps [ErrPeerUnreachable] leaves open whether the call was carried out.
+type Peer interface {
+	// Hello tells who the peer is and what it runs.
+	Hello(ctx context.Context) (NodeInfo, error)
+	// Prepare makes a standby of a VM on the peer. A standby that is there already is dropped first.
+	Prepare(ctx context.Context, r PrepareRequest) (PrepareReply, error)
+	// Drop ends the peer's standby or secondary: the caller's copy goes on alone with the given record.
+	Drop(ctx context.Context, rec arbiter.Record) error
+	// Confirm tells the peer that COLO is proven and that its copy counts from this record on.
+	Confirm(ctx context.Context, rec arbiter.Record) error
+	// TakeOver hands the VM over: the caller's copy is dead, the record names the peer alone.
+	TakeOver(ctx context.Context, rec arbiter.Record) error
+	// ReportDead is the caller's proof that its copy is dead and will not be started again as it is. An error that does not wrap
+	// ErrPeerUnreachable means that the peer has no copy that could go on.
+	ReportDead(ctx context.Context, vm, node string) error
+	// ReportChannelLost tells that the caller's side of the replication has ended.
+	ReportChannelLost(ctx context.Context, vm, node string) error
+	// Inquire tells how the VM stands on the peer.
+	Inquire(ctx context.Context, vm string) (PeerVM, error)
+}
+
+// NodeInfo describes a node.
+type NodeInfo struct {
+	Name  string `json:"name"`
+	Links []Link `json:"links"`
+	QEMU  string `json:"qemu"`  // version, for example 11.1.3
+	Accel string `json:"accel"` // kvm or tcg
+	Port  int    `json:"port"`  // of the heartbeats
+}
+
+// PrepareRequest asks for a standby.
+type PrepareRequest struct {
+	From       string `json:"from"`
+	ID         string `json:"id"` // of the VM
+	Spec       *Spec  `json:"spec"`
+	Generation uint64 `json:"generation"` // the caller's current one
+	QEMU       string `json:"qemu"`
+	Accel      string `json:"accel"`
+}
+
+// PrepareReply tells where the standby listens, and what its disks held before.
+type PrepareReply struct {
+	Endpoint Endpoint `json:"endpoint"`
+	// SyncedAt is the generation at which the disks were last equal to the primary's and since which only COLO wrote to them; 0 when that
+	// is not known.
+	SyncedAt uint64 `json:"synced_at"`
+}
+
+// PeerVM is a VM as the peer sees it.
+type PeerVM struct {
+	State      State    `json:"state"`
+	Generation uint64   `json:"generation"`
+	Members    []string `json:"members"`
+	Running    bool     `json:"running"` // a QEMU of it is alive there
+}
+
+// Errors of the cooperation between nodes.
+var (
+	// ErrNoPeer is returned when a VM is to be protected by a node that has no peer.
+	ErrNoPeer = errors.New("this node has no peer")
+	// ErrPeerUnreachable is returned when a peer did not answer.
+	ErrPeerUnreachable = errors.New("peer unreachable")
+	// ErrGenerationOld is returned to a peer whose record is older than the one known here.
+	ErrGenerationOld = errors.New("generation is older than the one known here")
+	// ErrNothingToGoOn is returned to a node that reports its copy dead when no copy here could go on.
+	ErrNothingToGoOn = errors.New("no copy here could go on")
+)
+
+// PeerMismatchError says why two nodes can't protect a VM together.
+type PeerMismatchError struct {
+	What        string
+	Here, There string
+}
+
+func (e *PeerMismatchError) Error() string {
+	return fmt.Sprintf("%s differs: %s here, %s on the peer", e.What, e.Here, e.There)
+}

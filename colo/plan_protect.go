@@ -1,0 +1,275 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
+)
+
+// ProtectOptions tunes Protect.
+type ProtectOptions struct {
+	Mode blockrepl.Mode // empty: bitmap where that is safe, otherwise full
+}
+
+// Progress is how far a long operation has come.
+type Progress struct {
+	What  string         `json:"what"`
+	Mode  blockrepl.Mode `json:"mode,omitempty"`
+	Disk  string         `json:"disk,omitempty"`
+	Done  int64          `json:"done"` // bytes, over all disks
+	Total int64          `json:"total"`
+	Rate  int64          `json:"rate"` // bytes a second since the beginning; 0 at first
+	ETA   time.Duration  `json:"eta"`  // 0 when not known
+}
+
+// protectPlan brings a lone copy into COLO with a standby on the peer. The guest runs but for the moment of the switch; whatever fails, it
+// runs on alone.
+func (m *machine) protectPlan(o ProtectOptions) *Plan {
+	var (
+		peer  Peer
+		to    NodeInfo
+		reply PrepareReply
+		res   SyncResult
+		begun time.Time
+	)
+	rec, spec := m.info()
+	c := m.current()
+	steps := []Step{
+		{Name: "check the peer", Do: func(ctx context.Context) (err error) {
+			if peer, to, err = m.n.partner(); err != nil {
+				return err
+			}
+			if to, err = peer.Hello(ctx); err != nil {
+				return err
+			}
+			if err := m.n.compare(to); err != nil {
+				return err
+			}
+			return m.arbiterAnswers(ctx)
+		}},
+		{
+			Name: "prepare the standby",
+			Do: func(ctx context.Context) (err error) {
+				begun = time.Now()
+				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, QEMU: m.n.qemu, Accel: m.n.cfg.Accel})
+				return err
+			},
+			Undo: func(ctx context.Context) error {
+				if err := peer.Drop(ctx, m.record()); err != nil && !isUnreachable(err) {
+					return err
+				}
+				return nil
+			},
+		},
+		{
+			Name: "copy the disks",
+			Do: func(ctx context.Context) error {
+				mode, why, err := m.syncMode(ctx, c, o, to.Name, reply)
+				if err != nil {
+					return err
+				}
+				m.log.Info("resync", "mode", mode, "why", why)
+				m.emit(Event{Kind: "resync", State: m.State(), Text: joinText(string(mode), why), Fields: map[string]any{"mode": mode}})
+				m.update(func(v *state.VM) { v.Base = nil })
+				return c.SyncDisks(ctx, SyncRequest{To: reply.Endpoint, Mode: mode, Speed: int64(spec.Protection.SyncSpeed), Progress: m.follow(mode, begun)})
+			},
+			Undo: func(ctx context.Context) error { return c.Release(ctx) },
+		},
+		{Name: "connect the network comparison", Do: func(ctx context.Context) error {
+			m.post(message{kind: DisksEqual})
+			return c.Connect(ctx, reply.Endpoint)
+		}},
+		{Name: "copy the memory", Do: func(ctx context.Context) error { return c.CopyMemory(ctx, reply.Endpoint) }},
+		{Name: "switch the disks", Do: func(ctx context.Context) (err error) {
+			res, err = c.SwitchDisks(ctx)
+			return err
+		}},
+		{Name: "start COLO", Do: func(ctx context.Context) error { return c.StartColo(ctx) }},
+		{Name: "prove COLO", Do: func(ctx context.Context) error {
+			m.mu.Lock()
+			m.sync = &res
+			m.mu.Unlock()
+			return c.ProveColo(ctx)
+		}},
+	}
+	count := len(steps)
+	steps = append(steps, Step{Name: "count the peer's copy in", Do: func(ctx context.Context) error {
+		got, err := m.admit(ctx, to.Name)
+		if err != nil {
+			return err
+		}
+		m.update(func(v *state.VM) { v.Base = &state.Base{Peer: to.Name, Generation: got.Generation}; v.Peer = to.Name })
+		// The peer's own copy of the record is a convenience: at a loss the arbiter's counts.
+		if err := peer.Confirm(ctx, got); err != nil {
+			m.log.Warn("the peer was not told that it counts", "err", err)
+		}
+		return nil
+	}})
+	return &Plan{Kind: planProtect, Steps: steps, NoReturn: count}
+}
+
+// syncMode chooses how the disks are made equal, and says why.
+func (m *machine) syncMode(ctx context.Context, c Copy, o ProtectOptions, peer string, reply PrepareReply) (blockrepl.Mode, string, error) {
+	rec, _ := m.info()
+	_, covered, err := c.BitmapCovers(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	why := ""
+	switch {
+	case !covered:
+		why = "this QEMU has no record of what it wrote since the disks were equal"
+	case rec.Base == nil || rec.Base.Peer != peer:
+		why = "the record of writes does not begin where this peer's disks were equal"
+	case reply.SyncedAt == 0:
+		why = "the peer's disks are new, or a resync of them was not finished"
+	case reply.SyncedAt != rec.Base.Generation:
+		why = fmt.Sprintf("the peer's disks were equal at generation %d, the record of writes begins at %d", reply.SyncedAt, rec.Base.Generation)
+	}
+	switch o.Mode {
+	case "":
+		if why != "" {
+			return blockrepl.Full, why, nil
+		}
+		return blockrepl.Bitmap, "everything written since the disks were equal is on record", nil
+	case blockrepl.Bitmap:
+		if why != "" {
+			return "", "", fmt.Errorf("a bitmap resync would be wrong: %s", why)
+		}
+	}
+	return o.Mode, "as asked", nil
+}
+
+// follow turns blockrepl's progress of single disks into the VM's.
+func (m *machine) follow(mode blockrepl.Mode, begun time.Time) func(blockrepl.Progress) {
+	done, total := map[string]int64{}, map[string]int64{}
+	return func(p blockrepl.Progress) {
+		done[p.Disk], total[p.Disk] = p.Done, p.Total
+		out := Progress{What: "copying the disks", Mode: mode, Disk: p.Disk}
+		for d := range total {
+			out.Done += done[d]
+			out.Total += total[d]
+		}
+		if took := time.Since(begun).Seconds(); took > 0 && out.Done > 0 {
+			out.Rate = int64(float64(out.Done) / took)
+			if left := out.Total - out.Done; out.Rate > 0 {
+				out.ETA = time.Duration(float64(left) / float64(out.Rate) * float64(time.Second))
+			}
+		}
+		m.setProgress(out)
+	}
+}
+
+// admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,
+// only its protection is not yet certain. When it is interrupted nobody knows whether the arbiter has counted the peer in.
+func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		got, err := m.advance(ctx, []string{m.n.cfg.Name, peer})
+		if err == nil || errors.Is(err, errLost) {
+			return got, err
+		}
+		m.log.Warn("the arbiter did not count the peer's copy in", "err", err)
+		select {
+		case <-ctx.Done():
+			if c := m.current(); c != nil { // the peer may have been counted in: not a word from now on
+				if cerr := c.Cut(context.WithoutCancel(ctx)); cerr != nil {
+					err = errors.Join(err, cerr)
+				}
+			}
+			return got, fmt.Errorf("%w: %w", errUndecided, err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// detachPlan ends protection on request.
+func (m *machine) detachPlan() *Plan {
+	var got arbiter.Record
+	return &Plan{Kind: planDetach, NoReturn: 1, Steps: []Step{
+		{Name: "ask whether the arbiter answers", Do: m.arbiterAnswers},
+		{Name: "count the peer's copy out", Do: func(ctx context.Context) (err error) {
+			if got, err = m.advance(ctx, []string{m.n.cfg.Name}); err != nil && !errors.Is(err, errLost) {
+				return fmt.Errorf("%w: %w", errUndecided, err)
+			}
+			return err
+		}},
+		{Name: "drop the secondary", Do: func(ctx context.Context) error {
+			if peer, _, err := m.n.partner(); err == nil {
+				dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+				defer cancel()
+				if err := peer.Drop(dctx, got); err != nil {
+					m.log.Warn("the peer did not drop its secondary", "err", err)
+				}
+			}
+			return nil
+		}},
+		{Name: "take replication down", Do: func(ctx context.Context) error {
+			c := m.current()
+			if c == nil {
+				return errLost
+			}
+			if err := c.Release(ctx); err != nil {
+				return fmt.Errorf("%w: %w", errUndecided, err)
+			}
+			return nil
+		}},
+	}}
+}
+
+// switchoverPlan gives the role to the peer. Nothing is lost: COLO's secondary can go on at any moment, so this copy is silenced, the arbiter
+// told, this copy killed and the peer asked to go on, in this order.
+func (m *machine) switchoverPlan() *Plan {
+	var (
+		peer Peer
+		info NodeInfo
+		got  arbiter.Record
+	)
+	c := m.current()
+	return &Plan{Kind: planSwitchover, NoReturn: 3, Steps: []Step{
+		{Name: "check the secondary", Do: func(ctx context.Context) (err error) {
+			if peer, info, err = m.n.partner(); err != nil {
+				return err
+			}
+			vm, err := peer.Inquire(ctx, m.name)
+			if err != nil {
+				return err
+			}
+			if vm.State != Secondary || !vm.Running {
+				return fmt.Errorf("the copy on %s is %s, not a running secondary", info.Name, vm.State)
+			}
+			return m.arbiterAnswers(ctx)
+		}},
+		{Name: "force a checkpoint", Do: func(ctx context.Context) error { return c.Checkpoint(ctx) }},
+		{
+			Name: "cut the tap",
+			Do:   func(ctx context.Context) error { return c.Cut(ctx) },
+			Undo: func(ctx context.Context) error { return c.Join(ctx) },
+		},
+		{Name: "hand the role over", Do: func(ctx context.Context) (err error) {
+			if got, err = m.advance(ctx, []string{info.Name}); err != nil && !errors.Is(err, errLost) {
+				return fmt.Errorf("%w: %w", errUndecided, err)
+			}
+			return err
+		}},
+		{Name: "end this copy", Do: func(ctx context.Context) error {
+			if err := m.discard(ctx); err != nil {
+				return fmt.Errorf("%w: %w", errLost, err)
+			}
+			_, spec := m.info()
+			m.update(both(setDisks(spec, false, 0), func(v *state.VM) { v.Role, v.Base = state.RoleNone, nil }))
+			return nil
+		}},
+		{Name: "let the peer go on", Do: func(ctx context.Context) error {
+			if err := peer.TakeOver(ctx, got); err != nil {
+				// It finds out by itself: its channel is gone and the arbiter names it alone.
+				m.log.Warn("the peer was not told to go on", "err", err)
+			}
+			return nil
+		}},
+	}}
+}

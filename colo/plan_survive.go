@@ -1,0 +1,242 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
+)
+
+// noteTimeout is how long a failover waits for this node's own disk. Silence would be worse than what the note protects from.
+const noteTimeout = time.Second
+
+// arbiterTimeout bounds one question to the arbiter.
+const arbiterTimeout = 3 * time.Second
+
+// claimPlan silences this copy and asks who may go on.
+func (m *machine) claimPlan() *Plan {
+	k := m.marked()
+	steps := []Step{{Name: "cut the tap", Do: func(ctx context.Context) error {
+		if c := m.current(); c != nil {
+			return c.Cut(ctx)
+		}
+		return nil
+	}}}
+	switch {
+	case k.claims > 0:
+		steps = append(steps, Step{Name: "wait before asking again", Do: func(ctx context.Context) error {
+			return m.pause(ctx, min(time.Duration(k.claims)*100*time.Millisecond, time.Second))
+		}})
+	case k.secondary && !k.proof:
+		steps = append(steps, Step{Name: "let the primary speak first", Do: m.deferToPrimary})
+	}
+	return &Plan{Kind: planClaim, Steps: append(steps, Step{Name: "ask the arbiter", Do: m.claim})}
+}
+
+// pause waits, but not longer than until the peer's death is proven.
+func (m *machine) pause(ctx context.Context, d time.Duration) error {
+	end := time.NewTimer(d)
+	defer end.Stop()
+	for {
+		m.mu.Lock()
+		proof, changed := m.marks.proof, m.changed
+		m.mu.Unlock()
+		if proof {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-end.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// deferToPrimary gives a primary that lives the time to cut its tap and to claim first: it has lost the peer in the same moment, and it goes on
+// without a change of roles. What it must wait for a primary that is silent is the spread of the two nodes' detection.
+func (m *machine) deferToPrimary(ctx context.Context) error {
+	grace := m.n.cfg.HeartbeatInterval + 20*time.Millisecond
+	if p, _, err := m.n.partner(); err == nil && m.n.PeerAlive() {
+		rctx, cancel := context.WithTimeout(ctx, grace)
+		err := p.ReportChannelLost(rctx, m.name, m.n.cfg.Name)
+		cancel()
+		if errors.Is(err, ErrNothingToGoOn) {
+			return nil // no copy runs there
+		}
+		if err == nil {
+			grace += m.n.cfg.HeartbeatInterval // it is arbitrating now
+		}
+	}
+	return m.pause(ctx, grace)
+}
+
+// claim asks the arbiter for the right to go on alone. It returns nil when this copy has it, errLost when another one has, errUndecided otherwise.
+func (m *machine) claim(ctx context.Context) error {
+	me, k := m.n.cfg.Name, m.marked()
+	if k.forced || m.n.cfg.Arbiter == nil {
+		rec, _ := m.info()
+		switch {
+		case slices.Equal(rec.Members, []string{me}): // handed over, or never protected
+		case len(rec.Members) > 0 && !slices.Contains(rec.Members, me):
+			return errLost
+		case k.forced || k.proof:
+			m.update(setRecord(rec.Generation+1, []string{me}))
+		default:
+			return fmt.Errorf("%w: %w, and the peer's death is not proven", errUndecided, ErrNoArbiter)
+		}
+		return nil
+	}
+	_, err := m.advance(ctx, []string{me})
+	if err == nil || errors.Is(err, errLost) {
+		return err
+	}
+	if rec, _ := m.info(); k.proof && errors.Is(err, arbiter.ErrUnreachable) && slices.Contains(rec.Members, me) {
+		// The peer has given way for good, so its word is as good as the arbiter's, who is told later.
+		m.update(setRecord(rec.Generation+1, []string{me}))
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errUndecided, err)
+}
+
+// claimStart is the claim of a copy that is to boot. Unlike a running one it also refuses when this node knows itself to be stale.
+func (m *machine) claimStart(ctx context.Context) error {
+	me := m.n.cfg.Name
+	rec, spec := m.info()
+	if rec.Generation == 0 && m.n.cfg.Arbiter == nil {
+		m.update(setRecord(1, []string{me}))
+		return nil
+	}
+	if rec.Generation > 0 && !slices.Contains(rec.Members, me) {
+		return fmt.Errorf("%w: at generation %d the current copy is on %v: %w", ErrNotCurrent, rec.Generation, rec.Members, errLost)
+	}
+	for _, d := range spec.Disks {
+		if s, ok := rec.Disks[d.Name]; ok && !s.InSync {
+			return fmt.Errorf("%w: disk %s here is incomplete: %w", ErrNotCurrent, d.Name, errLost)
+		}
+	}
+	if m.n.cfg.Arbiter == nil {
+		if slices.Equal(rec.Members, []string{me}) {
+			return nil
+		}
+		return fmt.Errorf("%w: at generation %d the copy on another node of %v may have gone on: %w", ErrNotCurrent, rec.Generation, rec.Members, ErrNoArbiter)
+	}
+	_, err := m.advance(ctx, []string{me})
+	if errors.Is(err, errLost) {
+		return fmt.Errorf("%w: %w", ErrNotCurrent, err)
+	}
+	return err
+}
+
+// advance makes members the current copies of the VM: at the arbiter, if there is one, and then here. It returns errLost when this copy
+// is not current, [arbiter.ErrUnreachable] when that can't be found out. Its question is not taken back when ctx ends: it could be answered
+// after everybody has stopped listening.
+func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record, error) {
+	if err := context.Cause(ctx); err != nil {
+		return arbiter.Record{}, err
+	}
+	rec, _ := m.info()
+	me := m.n.cfg.Name
+	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: members, By: me}.Normal()
+	a := m.n.cfg.Arbiter
+	if a == nil {
+		m.update(setRecord(next.Generation, next.Members))
+		return next, nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
+	defer cancel()
+	cur, err := a.Get(ctx, rec.ID)
+	switch {
+	case errors.Is(err, arbiter.ErrNoRecord) && rec.Generation == 0:
+		next.Generation = 1
+	case err != nil:
+		return arbiter.Record{}, err
+	case !cur.Has(me):
+		m.update(setRecord(cur.Generation, cur.Members))
+		return cur, fmt.Errorf("%w: generation %d belongs to %v", errLost, cur.Generation, cur.Members)
+	case cur.Generation < rec.Generation:
+		// What this node decided on a proof while the arbiter was away.
+		if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: cur.Generation + 1, Members: rec.Members, By: me}.Normal()); err != nil {
+			return arbiter.Record{}, err
+		}
+		return m.advance(ctx, members)
+	case slices.Equal(cur.Normal().Members, next.Members):
+		m.update(setRecord(cur.Generation, cur.Members))
+		return cur, nil // the set is what is asked for already
+	default:
+		next.Generation = cur.Generation + 1
+	}
+	got, err := a.Advance(ctx, next)
+	if err != nil {
+		return arbiter.Record{}, err
+	}
+	m.update(setRecord(got.Generation, got.Members))
+	switch arbiter.Judge(next, got) {
+	case arbiter.Won:
+		return got, nil
+	case arbiter.Lost:
+		return got, fmt.Errorf("%w: generation %d belongs to %v", errLost, got.Generation, got.Members)
+	}
+	return got, fmt.Errorf("the arbiter answered %s to %s", got, next)
+}
+
+// arbiterAnswers finds out, before something is begun that needs it, whether the arbiter can be asked.
+func (m *machine) arbiterAnswers(ctx context.Context) error {
+	if m.n.cfg.Arbiter == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+	defer cancel()
+	rec, _ := m.info()
+	_, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
+	return err
+}
+
+// survivePlan turns the copy that may go on into a lone one and lets it speak.
+func (m *machine) survivePlan(kind PlanKind) *Plan {
+	c := m.current()
+	rec, spec := m.info()
+	if c == nil {
+		return &Plan{Kind: kind, Steps: []Step{{Name: "check", Do: func(context.Context) error { return errors.New("no copy runs here any more") }}}}
+	}
+	var steps []Step
+	if m.marked().secondary {
+		noted := make(chan error, 1)
+		steps = []Step{
+			{Name: "promote the secondary", Do: func(ctx context.Context) error {
+				// From here until they are committed the overlays hold data that the disks lack.
+				m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
+				return c.Promote(ctx)
+			}},
+			{Name: "note that the disks alone are incomplete", Do: func(ctx context.Context) error {
+				select {
+				case err := <-noted:
+					return err
+				case <-time.After(noteTimeout):
+					m.log.Error("the state folder's disk is slow: a crash of this host in the next moments may go unnoticed")
+					return nil
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}},
+			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+			{Name: "announce the guest", Do: func(ctx context.Context) error { return c.Announce(ctx) }},
+			{Name: "commit the overlays", Do: func(ctx context.Context) error { return c.Commit(ctx) }},
+		}
+	} else {
+		steps = []Step{
+			{Name: "take replication down", Do: func(ctx context.Context) error { return c.Release(ctx) }},
+			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+		}
+	}
+	steps = append(steps, Step{Name: "note the new role", Do: func(context.Context) error {
+		m.update(both(setDisks(spec, true, rec.Generation), func(v *state.VM) { v.Role = state.RolePrimary }))
+		return nil
+	}})
+	return &Plan{Kind: kind, Steps: steps}
+}

@@ -1,0 +1,160 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coloctl/coloctl/state"
+)
+
+// build makes the plan that a row names.
+func (m *machine) build(kind PlanKind, msg message) (*Plan, error) {
+	switch kind {
+	case planStart:
+		return m.startPlan(), nil
+	case planStop:
+		o, _ := msg.args.(StopOptions) // a guest that switched itself off comes without
+		return m.stopPlan(o), nil
+	case planProtect:
+		o, _ := msg.args.(ProtectOptions)
+		return m.protectPlan(o), nil
+	case planDetach:
+		return m.detachPlan(), nil
+	case planSwitchover:
+		return m.switchoverPlan(), nil
+	case planPrepare:
+		return m.preparePlan(msg.args.(*prepareArgs)), nil
+	case planClaim:
+		return m.claimPlan(), nil
+	case planSurvive, planPromote:
+		return m.survivePlan(kind), nil
+	case planFence:
+		return m.fencePlan(), nil
+	}
+	return nil, fmt.Errorf("unknown plan %q", kind)
+}
+
+// startPlan boots the VM alone.
+func (m *machine) startPlan() *Plan {
+	var c Copy
+	rec, spec := m.info()
+	return &Plan{Kind: planStart, Steps: []Step{
+		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
+			if m.current() != nil {
+				return errors.New("a QEMU of this VM is still there: stop it first")
+			}
+			return m.n.launcher.Check(ctx, spec)
+		}},
+		{Name: "claim the VM", Do: m.claimStart},
+		{
+			Name: "launch QEMU",
+			Do: func(ctx context.Context) error {
+				var err error
+				m.guestRuns()
+				if c, err = m.n.launcher.Launch(ctx, LaunchRequest{Spec: spec, ID: rec.ID}); err == nil {
+					m.adopt(c)
+				}
+				return err
+			},
+			Undo: m.discard,
+		},
+		{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+		{Name: "run the guest", Do: func(ctx context.Context) error {
+			if err := c.Cont(ctx); err != nil {
+				return err
+			}
+			now, _ := m.info()
+			m.update(both(setDisks(spec, true, now.Generation), func(v *state.VM) { v.Role = state.RolePrimary }))
+			return nil
+		}},
+	}}
+}
+
+// stopPlan ends a lone copy.
+func (m *machine) stopPlan(o StopOptions) *Plan {
+	var steps []Step
+	if !o.Force {
+		steps = append(steps, Step{Name: "shut the guest down", Do: func(ctx context.Context) error {
+			c := m.current()
+			if c == nil {
+				return nil
+			}
+			setDefault(&o.Timeout, time.Minute)
+			ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+			defer cancel()
+			if err := c.Powerdown(ctx); err != nil {
+				return fmt.Errorf("the guest did not shut down within %s (stop it by force, or shut it down from inside): %w", o.Timeout, err)
+			}
+			return nil
+		}})
+	}
+	return &Plan{Kind: planStop, Steps: append(steps, Step{Name: "end QEMU", Do: m.discard})}
+}
+
+// discard cuts, kills and cleans up the copy, if there is one. What it does afterwards is no event any more.
+func (m *machine) discard(ctx context.Context) error {
+	c := m.current()
+	_, spec := m.info()
+	if c != nil {
+		cutErr := c.Cut(ctx) // the kill silences it as well
+		if err := c.Kill(ctx); err != nil {
+			return err
+		}
+		if cutErr != nil {
+			m.log.Warn("the tap of a dead copy was not cut", "err", cutErr)
+		}
+		m.setCopy(nil)
+	}
+	m.update(func(v *state.VM) { v.Instance = nil })
+	return m.n.launcher.Clear(ctx, spec)
+}
+
+func (m *machine) guestRuns() {
+	m.mu.Lock()
+	m.guestOff = false
+	m.mu.Unlock()
+}
+
+// fencePlan makes sure that this copy never speaks again, and tells the peer so when it could be waiting for that.
+func (m *machine) fencePlan() *Plan {
+	steps := []Step{{Name: "end this copy", Do: m.discard}, {Name: "mark the disks here", Do: func(context.Context) error {
+		_, spec := m.info()
+		m.update(func(v *state.VM) {
+			if v.Role == state.RolePrimary { // it wrote what the other side may not have
+				setDisks(spec, false, 0)(v)
+			}
+			v.Role = state.RoleNone
+		})
+		return nil
+	}}}
+	if m.marked().yield {
+		steps = append(steps, Step{Name: "tell the peer", Do: m.yield})
+	}
+	return &Plan{Kind: planFence, Steps: steps}
+}
+
+// yield gives the peer the proof that this copy is dead. From the moment it may have arrived this copy must not be started again from its own
+// disks, so that is stored first, and taken back only when the peer has no copy that could go on.
+func (m *machine) yield(ctx context.Context) error {
+	p, info, err := m.n.partner()
+	if err != nil {
+		return nil //nolint:nilerr // nobody to tell
+	}
+	was, _ := m.info()
+	if len(was.Members) < 2 {
+		return nil
+	}
+	if err := m.updateNow(ctx, func(v *state.VM) { v.Members = []string{info.Name} }); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err = p.ReportDead(ctx, m.name, m.n.cfg.Name)
+	if err == nil || isUnreachable(err) {
+		return err
+	}
+	m.update(func(v *state.VM) { v.Members = was.Members })
+	return err
+}

@@ -1,0 +1,90 @@
+package colo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/coloctl/coloctl/internal/netns"
+)
+
+// process is a QEMU that outlives this program: it has a session of its own and no parent-death signal.
+type process struct {
+	pid  int
+	p    *os.Process
+	done chan struct{} // closed at its end
+	end  error         // how it ended; valid after done
+	log  string        // file with what it printed
+}
+
+func startProcess(netnsPath string, argv []string, logFile string) (*process, error) {
+	out, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // it must not end with a context of ours
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := netns.Start(netnsPath, cmd); err != nil {
+		return nil, fmt.Errorf("%s: %w", argv[0], err)
+	}
+	p := &process{pid: cmd.Process.Pid, p: cmd.Process, done: make(chan struct{}), log: logFile}
+	go func() { // ends with the process, which somebody must reap
+		p.end = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// kill ends the process and waits until it has gone.
+func (p *process) kill(ctx context.Context) error {
+	if err := p.p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("process %d does not end: %w", p.pid, context.Cause(ctx))
+	}
+}
+
+// frozen says whether somebody has stopped the process (SIGSTOP or a debugger).
+func (p *process) frozen() bool {
+	_, state, err := procStat(p.pid)
+	return err == nil && (state == 'T' || state == 't')
+}
+
+// lastWords is the end of what the process printed.
+func (p *process) lastWords() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], "; ")
+}
+
+// procStat reads a process's start time, in clock ticks since boot, and its state letter.
+func procStat(pid int) (startTicks uint64, state byte, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The second field is the name in parentheses, which may itself hold blanks and parentheses.
+	i := bytes.LastIndexByte(text, ')')
+	fields := strings.Fields(string(text[i+1:]))
+	const stateField, startField = 3 - 3, 22 - 3 // proc(5) counts from 1, and we begin after the second
+	if i < 0 || len(fields) <= startField {
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %q", pid, text)
+	}
+	startTicks, err = strconv.ParseUint(fields[startField], 10, 64)
+	return startTicks, fields[stateField][0], err
+}

@@ -1,0 +1,263 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/qmp"
+)
+
+// qemuCopy is a Copy that is a QEMU process on this host.
+type qemuCopy struct {
+	l     *qemuLauncher
+	spec  *Spec
+	disks []blockrepl.Disk
+	nics  []netcompare.NIC
+	proc  *process
+	dir   string
+	log   *slog.Logger
+
+	main   *qmp.Client // commands
+	rescue *qmp.Client // out of band, and the question whether QEMU lives: never anything that can wait for a disk
+	events chan CopyEvent
+	cp     checkpoints
+	inColo atomic.Bool
+	ending atomic.Bool // replication is being ended by us: what is lost now is no news
+	wg     sync.WaitGroup
+
+	mirror *blockrepl.Mirror // of the attach under way, or of the one that led to COLO
+	acked  netip.Addr        // peer address with a quickack route of ours
+	mode   blockrepl.Mode
+}
+
+// connect opens both QMP sockets and starts to follow QEMU.
+func (c *qemuCopy) connect(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
+	defer cancel()
+	if c.main, err = dialQMP(ctx, c.proc, filepath.Join(c.dir, qmpSocket), c.spec.Name); err != nil {
+		return err
+	}
+	if c.rescue, err = dialQMP(ctx, c.proc, filepath.Join(c.dir, rescueSocket), c.spec.Name+" rescue"); err != nil {
+		return errors.Join(err, c.main.Close())
+	}
+	sub := c.main.Subscribe(qmp.SubscribeOptions{Buffer: 1024})
+	c.wg.Go(func() { c.follow(sub) })
+	c.wg.Go(c.watch)
+	go c.reap()
+	return nil
+}
+
+// reap closes everything after QEMU's end and tells it last.
+func (c *qemuCopy) reap() {
+	<-c.proc.done
+	_ = c.main.Close()
+	_ = c.rescue.Close()
+	c.wg.Wait()
+	text := "QEMU ended"
+	if c.proc.end != nil {
+		text += ": " + c.proc.end.Error()
+	}
+	if words := c.proc.lastWords(); words != "" {
+		text += " (" + words + ")"
+	}
+	c.tell(Exited, text)
+	close(c.events)
+}
+
+// tell hands an event to the engine. The channel is wide enough for all that a QEMU says while the engine is busy; Exited is never lost.
+func (c *qemuCopy) tell(kind EventKind, text string) {
+	e := CopyEvent{Kind: kind, Text: text, Time: time.Now()}
+	if kind == Exited {
+		for len(c.events) == cap(c.events) { // nobody reads any more, or not yet: the newest counts
+			select {
+			case <-c.events:
+			default:
+			}
+		}
+	}
+	select {
+	case c.events <- e:
+	default:
+		c.log.Error("event of QEMU was lost", "event", kind, "text", text)
+	}
+}
+
+func (c *qemuCopy) Events() <-chan CopyEvent { return c.events }
+func (c *qemuCopy) PID() int                 { return c.proc.pid }
+func (c *qemuCopy) Stats() CheckpointStats   { return c.cp.stats() }
+
+// follow turns QEMU's events into the engine's.
+func (c *qemuCopy) follow(sub *qmp.Subscription) {
+	for ev := range sub.C() {
+		switch ev.Name {
+		case "STOP":
+			if c.inColo.Load() {
+				c.cp.stopped(ev.Received)
+			}
+		case "RESUME":
+			if c.inColo.Load() {
+				c.cp.resumed(ev.Received)
+			}
+		case "MIGRATION":
+			var d struct{ Status string }
+			if err := ev.Decode(&d); err != nil {
+				continue
+			}
+			switch {
+			case d.Status == "colo" && !c.inColo.Load():
+				c.cp.reset()
+				c.inColo.Store(true)
+				c.tell(ColoStarted, "COLO has begun")
+			case d.Status == "failed" && c.inColo.Load():
+				c.lost("QEMU's migration failed")
+			}
+		case "COLO_EXIT":
+			var d struct{ Mode, Reason string }
+			if err := ev.Decode(&d); err == nil && d.Reason == "error" {
+				c.lost("QEMU has left COLO by an error")
+			}
+		case "QUORUM_REPORT_BAD":
+			var d struct {
+				NodeName string `json:"node-name"`
+				Type     string
+			}
+			if err := ev.Decode(&d); err == nil && d.Type != "read" && slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
+				c.lost("writing to the peer's disk failed on " + d.NodeName)
+			}
+		case "SHUTDOWN":
+			var d struct {
+				Guest  bool
+				Reason string
+			}
+			if err := ev.Decode(&d); err == nil && d.Reason == "guest-shutdown" {
+				c.tell(GuestShutdown, "the guest has switched itself off")
+			}
+		case "GUEST_PANICKED":
+			c.log.Error("the guest panicked")
+		}
+	}
+}
+
+func (c *qemuCopy) lost(text string) {
+	if !c.ending.Load() {
+		c.tell(ChannelLost, text)
+	}
+}
+
+// watch asks QEMU now and then whether it lives. A main loop that stands still while QEMU is in COLO means that the peer does, because
+// QEMU waits for it; a QEMU that does not even answer out of band is itself the one that stands still.
+func (c *qemuCopy) watch() {
+	hang := c.l.cfg.HangTimeout
+	tick := time.NewTicker(min(hang/8, 200*time.Millisecond))
+	defer tick.Stop()
+	var (
+		asked   time.Time // the open question
+		answer  = make(chan struct{}, 1)
+		frozen  int
+		hung    bool
+		stuckAt time.Time // checkpoint that was reported
+	)
+	for {
+		select {
+		case <-c.proc.done:
+			return
+		case <-answer:
+			asked, hung = time.Time{}, false
+		case <-tick.C:
+		}
+		if c.proc.frozen() {
+			frozen++
+		} else {
+			frozen = 0
+		}
+		late := !asked.IsZero() && time.Since(asked) > hang
+		if (late || frozen >= 2) && !hung {
+			hung = true
+			c.tell(Hung, map[bool]string{true: "QEMU was stopped", false: fmt.Sprintf("QEMU has not answered for %s", hang)}[frozen >= 2])
+		}
+		if s := c.cp.stats(); !s.Running.IsZero() && !s.Running.Equal(stuckAt) && time.Since(s.Running) > hang && frozen == 0 && !late {
+			stuckAt = s.Running
+			c.lost(fmt.Sprintf("a checkpoint has not ended for %s", hang))
+		}
+		if asked.IsZero() {
+			asked = time.Now()
+			c.wg.Go(func() {
+				// Without a deadline: the end of QEMU ends it, and a late answer is news as well.
+				if _, err := c.rescue.QueryYank(context.Background()); err == nil {
+					answer <- struct{}{}
+				}
+			})
+		}
+	}
+}
+
+func (c *qemuCopy) Join(ctx context.Context) error {
+	return c.eachNIC(func(n netcompare.NIC) error { return c.l.host.Join(ctx, n) })
+}
+
+func (c *qemuCopy) Cut(ctx context.Context) error {
+	return c.eachNIC(func(n netcompare.NIC) error { return c.l.host.Cut(ctx, n) })
+}
+
+// eachNIC goes on past errors: one NIC more that is cut is better than one less.
+func (c *qemuCopy) eachNIC(do func(netcompare.NIC) error) error {
+	var errs []error
+	for _, n := range c.nics {
+		errs = append(errs, do(n))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *qemuCopy) Cont(ctx context.Context) error { return c.main.Cont(ctx) }
+
+func (c *qemuCopy) Powerdown(ctx context.Context) error {
+	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("SHUTDOWN")})
+	defer sub.Close()
+	st, err := c.main.QueryStatus(ctx)
+	if err != nil || st.Status == "shutdown" {
+		return err
+	}
+	if err := c.main.SystemPowerdown(ctx); err != nil {
+		return err
+	}
+	_, err = sub.Next(ctx)
+	return err
+}
+
+func (c *qemuCopy) Kill(ctx context.Context) error {
+	c.ending.Store(true)
+	err := c.proc.kill(ctx)
+	return errors.Join(err, c.clearQuickAck(context.WithoutCancel(ctx)))
+}
+
+// quickAck keeps the checkpoint's small messages to the peer from waiting for delayed ACKs. Without it everything works, only slower.
+func (c *qemuCopy) quickAck(ctx context.Context, host string) {
+	addr, err := netip.ParseAddr(host)
+	if err == nil {
+		err = c.l.host.QuickAck(ctx, addr)
+	}
+	if err != nil {
+		c.log.Warn("no quickack route to the peer: checkpoints take 40 ms longer", "peer", host, "err", err)
+		return
+	}
+	c.acked = addr
+}
+
+func (c *qemuCopy) clearQuickAck(ctx context.Context) error {
+	if !c.acked.IsValid() {
+		return nil
+	}
+	err := c.l.host.ClearQuickAck(ctx, c.acked)
+	c.acked = netip.Addr{}
+	return err
+}

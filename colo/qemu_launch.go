@@ -1,0 +1,263 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/qmp"
+)
+
+// ErrImageMissing is returned by a launcher's Check when nothing but disk images is missing.
+var ErrImageMissing = blockrepl.ErrMissing
+
+// UnfitError says why a QEMU can't protect VMs.
+type UnfitError struct {
+	QEMU, Reason, Remedy string
+}
+
+func (e *UnfitError) Error() string { return fmt.Sprintf("%s: %s (%s)", e.QEMU, e.Reason, e.Remedy) }
+
+// qemuLauncher starts QEMUs as processes of its own.
+type qemuLauncher struct {
+	cfg     NodeConfig
+	images  blockrepl.Images
+	host    netcompare.Host
+	version string
+}
+
+// launchTimeout bounds the time until a new QEMU answers.
+const launchTimeout = 20 * time.Second
+
+// newLauncher asks the QEMU what it can do, by starting one without a machine.
+func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
+	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns}}
+	dir := filepath.Join(cfg.RunDir, "probe")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	sock := filepath.Join(dir, "qmp")
+	argv := append(slices.Clone(cfg.QEMU), "-M", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "unix:"+sock+",server=on,wait=off")
+	p, err := startProcess("", argv, filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.kill(context.WithoutCancel(ctx)) }()
+	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
+	defer cancel()
+	c, err := dialQMP(ctx, p, sock, cfg.Name+" probe")
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	f, err := qmp.Probe(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	v := f.Version.QEMU
+	l.version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
+	if err := f.Require(qmp.ColoFeatures()...); err != nil {
+		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install a QEMU built with replication and COLO, such as Debian's"}
+	}
+	if cfg.Accel == "tcg" && v.Major < 11 {
+		return nil, &UnfitError{cfg.QEMU[0], fmt.Sprintf("QEMU %s deadlocks at COLO's checkpoints under TCG", l.version), "use KVM, or QEMU 11 or newer"}
+	}
+	return l, nil
+}
+
+// dialQMP connects as soon as QEMU listens, and gives up at once when it has ended.
+func dialQMP(ctx context.Context, p *process, path, name string) (*qmp.Client, error) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := qmp.Dial(ctx, path, &qmp.Options{Name: name})
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-p.done:
+			return nil, fmt.Errorf("%s: QEMU ended at once (%w): %s", name, p.end, p.lastWords())
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: QEMU does not answer on %s: %w", name, path, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *qemuLauncher) dir(vm string) string { return filepath.Join(l.cfg.RunDir, vm) }
+
+func (l *qemuLauncher) parts(s *Spec) ([]blockrepl.Disk, []netcompare.NIC) {
+	return s.disks(l.cfg.StorageDir), s.nics(func(nic string) string { return netcompare.TapName(s.Name, nic) })
+}
+
+func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
+	disks, nics := l.parts(s)
+	var errs, missing []error
+	for _, d := range disks {
+		if err := l.images.Check(ctx, d); errors.Is(err, blockrepl.ErrMissing) {
+			missing = append(missing, err)
+		} else if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, f := range []string{s.Boot.Kernel, s.Boot.Initrd} {
+		if f == "" {
+			continue
+		}
+		if _, err := os.Stat(f); err != nil {
+			errs = append(errs, fmt.Errorf("boot file: %w", err))
+		}
+	}
+	if err := netcompare.Check(nics); err != nil {
+		errs = append(errs, err)
+	}
+	for _, n := range nics {
+		if err := l.host.CheckBridge(ctx, n.Bridge); err != nil {
+			errs = append(errs, fmt.Errorf("NIC %s: %w", n.Name, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(append(errs, missingAsText(missing)...)...)
+	}
+	return errors.Join(missing...)
+}
+
+// missingAsText keeps missing images in a message about worse things without letting the whole pass for ErrImageMissing.
+func missingAsText(missing []error) []error {
+	out := make([]error, len(missing))
+	for i, err := range missing {
+		out[i] = errors.New(err.Error())
+	}
+	return out
+}
+
+func (l *qemuLauncher) CreateImages(ctx context.Context, s *Spec) (made []string, err error) {
+	disks, _ := l.parts(s)
+	for _, d := range disks {
+		if _, err := os.Stat(d.Path); err == nil {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(d.Path), 0o755); err != nil { //nolint:gosec // a folder of images is shared with the administrator's tools
+			return made, err
+		}
+		if err := l.images.Create(ctx, d); err != nil {
+			return made, err
+		}
+		made = append(made, d.Path)
+	}
+	return made, nil
+}
+
+// argv is QEMU's command line. Nothing in it depends on the role but the disks' layout and -incoming.
+func (l *qemuLauncher) argv(r LaunchRequest) []string {
+	disks, nics := l.parts(r.Spec)
+	s, dir := r.Spec, l.dir(r.Spec.Name)
+	argv := append(slices.Clone(l.cfg.QEMU), "-name", "guest="+s.Name+",debug-threads=on", "-M", s.Machine, "-accel", l.cfg.Accel,
+		"-m", strconv.FormatInt(int64(s.Memory)>>20, 10), "-smp", strconv.Itoa(s.VCPUs), "-nodefaults", "-no-user-config", "-display", "none",
+		"-no-shutdown", "-serial", "file:"+filepath.Join(dir, "serial.log"))
+	if s.CPU != "" {
+		argv = append(argv, "-cpu", s.CPU)
+	}
+	if s.Boot.Kernel != "" {
+		argv = append(argv, "-kernel", s.Boot.Kernel)
+	}
+	if s.Boot.Initrd != "" {
+		argv = append(argv, "-initrd", s.Boot.Initrd)
+	}
+	if s.Boot.Append != "" {
+		argv = append(argv, "-append", s.Boot.Append)
+	}
+	for _, sock := range []string{qmpSocket, rescueSocket} {
+		argv = append(argv, "-qmp", "unix:"+filepath.Join(dir, sock)+",server=on,wait=off")
+	}
+	if r.Standby {
+		argv = append(argv, blockrepl.StandbyArgs(disks, filepath.Join(dir, overlayDir))...)
+		argv = append(argv, "-incoming", "defer")
+	} else {
+		argv = append(argv, blockrepl.PrimaryArgs(disks)...)
+		argv = append(argv, "-S")
+	}
+	argv = append(argv, blockrepl.DeviceArgs(disks)...)
+	return append(argv, netcompare.Args(nics)...)
+}
+
+// Files in a VM's folder below RunDir.
+const (
+	qmpSocket    = "qmp"
+	rescueSocket = "rescue"
+	overlayDir   = "overlays"
+)
+
+func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err error) {
+	disks, nics := l.parts(r.Spec)
+	dir := l.dir(r.Spec.Name)
+	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
+		return nil, err
+	}
+	if r.Standby {
+		if err := l.images.CreateOverlays(ctx, filepath.Join(dir, overlayDir), disks); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Clear(context.WithoutCancel(ctx), r.Spec))
+		}
+	}()
+	for _, n := range nics {
+		if err := l.host.EnsureTap(ctx, r.Spec.Name, n); err != nil {
+			return nil, err
+		}
+		if err := l.host.Cut(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+	p, err := startProcess(l.cfg.Netns, l.argv(r), filepath.Join(dir, "qemu.log"))
+	if err != nil {
+		return nil, err
+	}
+	c := &qemuCopy{l: l, spec: r.Spec, disks: disks, nics: nics, proc: p, dir: dir, events: make(chan CopyEvent, 64),
+		log: l.cfg.Log.With("node", l.cfg.Name, "vm", r.Spec.Name, "pid", p.pid)}
+	if err := c.connect(ctx); err != nil {
+		return nil, errors.Join(err, p.kill(context.WithoutCancel(ctx)))
+	}
+	return c, nil
+}
+
+func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
+	disks, nics := l.parts(s)
+	dir := l.dir(s.Name)
+	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks)}
+	for _, n := range nics {
+		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n))
+	}
+	for _, sock := range []string{qmpSocket, rescueSocket} {
+		if err := os.Remove(filepath.Join(dir, sock)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *qemuLauncher) Remove(ctx context.Context, s *Spec, images bool) error {
+	if err := l.Clear(ctx, s); err != nil {
+		return err
+	}
+	if images {
+		disks, _ := l.parts(s)
+		for _, d := range disks {
+			if err := os.Remove(d.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(l.dir(s.Name))
+}

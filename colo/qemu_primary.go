@@ -1,0 +1,263 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/qmp"
+)
+
+const (
+	// stallTimeout is how long the copying of memory may make no progress.
+	stallTimeout = 15 * time.Second
+	// enterTimeout bounds the time from the stop of the guest until it runs in COLO.
+	enterTimeout = 30 * time.Second
+	// releaseTimeout bounds what is done after the yank, when nothing can wait for the peer any more.
+	releaseTimeout = 20 * time.Second
+)
+
+func (c *qemuCopy) BitmapCovers(ctx context.Context) (int64, bool, error) {
+	return blockrepl.HasBitmap(ctx, c.main, c.disks)
+}
+
+func (c *qemuCopy) SyncDisks(ctx context.Context, r SyncRequest) error {
+	c.ending.Store(false)
+	c.quickAck(ctx, r.To.Host)
+	c.mode = r.Mode
+	c.mirror = blockrepl.NewMirror(c.main, c.disks, r.To.disks(), blockrepl.Options{
+		Mode: r.Mode, Speed: r.Speed, OnProgress: r.Progress, ProbeDial: c.l.host.Dial, Rescue: c.rescue,
+	})
+	return c.mirror.Sync(ctx)
+}
+
+func (c *qemuCopy) Connect(ctx context.Context, to Endpoint) error {
+	p := c.spec.Protection
+	return netcompare.Connect(ctx, c.main, c.nics, to.net(), netcompare.Options{
+		SocketDir: c.dir, CompareTimeout: time.Duration(p.CompareTimeout), ExpiredScanCycle: time.Duration(p.ExpiredScanCycle), Probe: c.l.host.Probe,
+	})
+}
+
+// CopyMemory starts the migration that becomes COLO and waits until QEMU has stopped the guest for the switch.
+func (c *qemuCopy) CopyMemory(ctx context.Context, to Endpoint) error {
+	if err := qmp.SetColoCapabilities(ctx, c.main); err != nil {
+		return err
+	}
+	p := c.spec.Protection
+	params := map[string]any{"x-checkpoint-delay": time.Duration(p.CheckpointDelay).Milliseconds(), "max-bandwidth": int64(p.MaxBandwidth), "downtime-limit": 300}
+	if p.MaxBandwidth == 0 {
+		params["max-bandwidth"] = int64(10e9)
+	}
+	if err := c.main.MigrateSetParameters(ctx, params); err != nil {
+		return err
+	}
+	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("MIGRATION")})
+	defer sub.Close()
+	addr := to.inet(to.Migration)
+	if err := c.main.Migrate(ctx, qmp.Channel{Inet: &addr}); err != nil {
+		return err
+	}
+	var last int64
+	for {
+		wctx, cancel := context.WithTimeout(ctx, stallTimeout)
+		err := c.awaitMigration(wctx, sub, "pre-switchover")
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		m, err := c.main.QueryMigrate(ctx)
+		if err != nil {
+			return err
+		}
+		if m.RAM.Transferred == last {
+			return fmt.Errorf("copying memory stands still at %d of %d bytes, %d to go, for %s", m.RAM.Transferred, m.RAM.Total, m.RAM.Remaining, stallTimeout)
+		}
+		last = m.RAM.Transferred
+	}
+}
+
+// awaitMigration waits for a state of the migration. Any end of it is an error with QEMU's own words.
+func (c *qemuCopy) awaitMigration(ctx context.Context, sub *qmp.Subscription, want string) error {
+	for {
+		ev, err := sub.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("waiting for the migration to become %q: %w", want, err)
+		}
+		var d struct{ Status string }
+		if err := ev.Decode(&d); err != nil {
+			return err
+		}
+		switch d.Status {
+		case want:
+			return nil
+		case "failed", "cancelled", "completed", "postcopy-paused":
+			m, _ := c.main.QueryMigrate(ctx)
+			return fmt.Errorf("the migration is %s before it became %q: %s", d.Status, want, m.ErrorDesc)
+		}
+	}
+}
+
+func (c *qemuCopy) SwitchDisks(ctx context.Context) (SyncResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, enterTimeout)
+	defer cancel()
+	if err := c.mirror.Switch(ctx); err != nil {
+		return SyncResult{}, err
+	}
+	return SyncResult{Mode: c.mode, Copied: c.mirror.Copied()}, nil
+}
+
+func (c *qemuCopy) StartColo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, enterTimeout)
+	defer cancel()
+	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("MIGRATION")})
+	defer sub.Close()
+	if err := netcompare.Enable(ctx, c.main, c.nics); err != nil {
+		return err
+	}
+	if err := c.main.MigrateContinue(ctx, "pre-switchover"); err != nil {
+		return err
+	}
+	return c.awaitMigration(ctx, sub, "colo")
+}
+
+// ProveColo waits for two checkpoints: the first may have begun with the switch itself.
+func (c *qemuCopy) ProveColo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, enterTimeout)
+	defer cancel()
+	if err := c.Checkpoint(ctx); err != nil {
+		return err
+	}
+	st, err := c.main.QueryColoStatus(ctx)
+	if err == nil && st.Mode != "primary" {
+		err = fmt.Errorf("QEMU says its COLO mode is %q, not primary", st.Mode)
+	}
+	return err
+}
+
+// Checkpoint forces one: setting the delay, to any value, makes QEMU begin at once. One that is already under way does not count, so the
+// next is waited for.
+func (c *qemuCopy) Checkpoint(ctx context.Context) error {
+	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("STOP", "RESUME", "COLO_EXIT")})
+	defer sub.Close()
+	delay := time.Duration(c.spec.Protection.CheckpointDelay).Milliseconds()
+	if err := c.main.MigrateSetParameters(ctx, map[string]any{"x-checkpoint-delay": delay}); err != nil {
+		return err
+	}
+	stopped := false
+	for {
+		ev, err := sub.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("waiting for a checkpoint: %w", err)
+		}
+		switch ev.Name {
+		case "STOP":
+			stopped = true
+		case "RESUME":
+			if stopped {
+				return nil
+			}
+		default:
+			return errors.New("QEMU has left COLO")
+		}
+	}
+}
+
+func (c *qemuCopy) Pause(ctx context.Context) error { return c.main.Stop(ctx) }
+
+// Release ends replication in whatever state it is. The connections to the peer are cut out of band first, or a frozen peer would hang QEMU's
+// main loop in the steps that follow.
+func (c *qemuCopy) Release(ctx context.Context) error {
+	c.ending.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	if err := c.yank(ctx); err != nil {
+		return fmt.Errorf("yank: %w", err)
+	}
+	var errs []error
+	if c.inColo.Load() {
+		errs = append(errs, c.leaveColo(ctx))
+	} else {
+		errs = append(errs, c.main.MigrateCancel(ctx))
+	}
+	if c.mirror != nil {
+		errs = append(errs, c.mirror.Abort(ctx))
+	}
+	errs = append(errs, blockrepl.Detach(ctx, c.main, c.disks), netcompare.Disconnect(ctx, c.main, c.nics))
+	c.inColo.Store(false)
+	c.mirror = nil
+	errs = append(errs, c.ensureRunning(ctx), c.clearQuickAck(ctx))
+	return errors.Join(errs...)
+}
+
+// leaveColo makes QEMU go on alone. A QEMU that has left COLO already says so, which is as good.
+func (c *qemuCopy) leaveColo(ctx context.Context) error {
+	err := c.main.ColoLostHeartbeat(ctx)
+	if err == nil {
+		return nil
+	}
+	if st, qerr := c.main.QueryColoStatus(ctx); qerr == nil && st.Mode == "none" {
+		return nil
+	}
+	return err
+}
+
+// yank cuts what leads to the peer, out of band. What exists is asked first: QEMU refuses the whole list for one unknown name.
+func (c *qemuCopy) yank(ctx context.Context) error {
+	nodes, chardevs := blockrepl.YankNodes(c.disks), netcompare.YankChardevs(c.nics)
+	for range 3 { // an instance may vanish between the question and the yank
+		have, err := c.rescue.QueryYank(ctx)
+		if err != nil {
+			return err
+		}
+		want := slices.DeleteFunc(have, func(y qmp.YankInstance) bool {
+			switch y.Type {
+			case "migration":
+				return false
+			case "block-node":
+				return !slices.Contains(nodes, y.NodeName)
+			case "chardev":
+				return !slices.Contains(chardevs, y.ID)
+			}
+			return true
+		})
+		if len(want) == 0 {
+			return nil
+		}
+		if err = c.rescue.Yank(ctx, want...); err == nil || !qmp.IsClass(err, qmp.ClassDeviceNotFound) {
+			return err
+		}
+	}
+	return errors.New("connections come and go faster than they can be listed")
+}
+
+// ensureRunning waits until the guest runs again after COLO or a cancelled migration, and starts it where QEMU leaves that to us. A guest
+// that has switched itself off stays so.
+func (c *qemuCopy) ensureRunning(ctx context.Context) error {
+	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("RESUME", "STOP", "MIGRATION")})
+	defer sub.Close()
+	for {
+		st, err := c.main.QueryStatus(ctx)
+		if err != nil || st.Running {
+			return err
+		}
+		switch st.Status {
+		case "shutdown", "guest-panicked":
+			return nil
+		case "paused", "postmigrate", "prelaunch", "inmigrate":
+			return c.main.Cont(ctx)
+		}
+		wctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		_, err = sub.Next(wctx)
+		cancel()
+		if ctx.Err() != nil {
+			return fmt.Errorf("the guest stays %s: %w", st.Status, context.Cause(ctx))
+		}
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+}

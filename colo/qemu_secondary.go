@@ -1,0 +1,72 @@
+package colo
+
+import (
+	"context"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/qmp"
+)
+
+func (e Endpoint) inet(port int) qmp.InetAddr {
+	return qmp.InetAddr{Host: e.Host, Port: port, MPTCP: e.MPTCP}
+}
+
+func (e Endpoint) disks() blockrepl.Address {
+	return blockrepl.Address{Host: e.Host, Port: e.NBD, MPTCP: e.MPTCP}
+}
+
+func (e Endpoint) net() netcompare.Endpoint {
+	out := netcompare.Endpoint{Host: e.Host, Ports: map[string]netcompare.PortPair{}, MPTCP: e.MPTCP}
+	for nic, p := range e.NICs {
+		out.Ports[nic] = netcompare.PortPair{Mirror: p.Mirror, Compare: p.Compare}
+	}
+	return out
+}
+
+func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
+	if err := netcompare.Listen(ctx, c.main, c.nics, at.net()); err != nil {
+		return err
+	}
+	if err := qmp.SetColoCapabilities(ctx, c.main); err != nil {
+		return err
+	}
+	if err := blockrepl.Export(ctx, c.main, c.disks, at.disks()); err != nil {
+		return err
+	}
+	addr := at.inet(at.Migration)
+	return c.main.MigrateIncoming(ctx, qmp.Channel{Inet: &addr})
+}
+
+// Promote ends COLO. Nothing in it waits for the peer: the streams to it are cut first.
+func (c *qemuCopy) Promote(ctx context.Context) error {
+	c.ending.Store(true)
+	if err := c.yank(ctx); err != nil {
+		c.log.Warn("yank", "err", err)
+	}
+	if err := c.leaveColo(ctx); err != nil {
+		return err
+	}
+	if err := blockrepl.Promote(ctx, c.main, c.disks); err != nil {
+		return err
+	}
+	if err := netcompare.Promote(ctx, c.main, c.nics); err != nil {
+		return err
+	}
+	c.inColo.Store(false)
+	if err := c.clearQuickAck(ctx); err != nil {
+		c.log.Warn("quickack route", "err", err)
+	}
+	return c.ensureRunning(ctx)
+}
+
+func (c *qemuCopy) Announce(ctx context.Context) error {
+	return netcompare.Announce(ctx, c.main, c.nics)
+}
+
+func (c *qemuCopy) Commit(ctx context.Context) error {
+	if err := blockrepl.WaitCommitted(ctx, c.main, c.disks); err != nil {
+		return err
+	}
+	return blockrepl.ReleaseOverlays(ctx, c.main, c.disks)
+}

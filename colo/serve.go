@@ -1,0 +1,249 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
+)
+
+// This file is the other end of Peer: what a node does when its partner asks.
+
+type prepareArgs struct {
+	PrepareRequest
+	reply PrepareReply
+}
+
+func isUnreachable(err error) bool { return errors.Is(err, ErrPeerUnreachable) }
+
+// compare says why a VM can't be protected together with another node.
+func (n *Node) compare(there NodeInfo) error {
+	if there.QEMU != n.qemu {
+		return &PeerMismatchError{"the version of QEMU", n.qemu, there.QEMU}
+	}
+	if there.Accel != n.cfg.Accel {
+		return &PeerMismatchError{"the accelerator", n.cfg.Accel, there.Accel}
+	}
+	return nil
+}
+
+func (n *Node) servePrepare(ctx context.Context, r PrepareRequest) (PrepareReply, error) {
+	if err := n.alive(ctx); err != nil {
+		return PrepareReply{}, err
+	}
+	if err := n.compare(NodeInfo{QEMU: r.QEMU, Accel: r.Accel}); err != nil {
+		return PrepareReply{}, err
+	}
+	m, err := n.remember(r)
+	if err != nil {
+		return PrepareReply{}, err
+	}
+	args := &prepareArgs{PrepareRequest: r}
+	if err := m.request(ctx, ReqPrepare, args); err != nil {
+		return PrepareReply{}, err
+	}
+	return args.reply, nil
+}
+
+// remember finds or makes this node's record of a VM that the peer wants to be protected by it.
+func (n *Node) remember(r PrepareRequest) (*machine, error) {
+	if err := r.Spec.Validate(); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, ErrClosed
+	}
+	if m := n.machines[r.Spec.Name]; m != nil {
+		rec, _ := m.info()
+		switch {
+		case rec.ID != r.ID:
+			return nil, fmt.Errorf("%s: %w, and it is another one", r.Spec.Name, ErrVMExists)
+		case r.Generation < rec.Generation:
+			return nil, fmt.Errorf("%s: %w: %d, here %d", r.Spec.Name, ErrGenerationOld, r.Generation, rec.Generation)
+		}
+		return m, nil
+	}
+	return n.create(r.Spec, r.ID)
+}
+
+// preparePlan makes a standby. Its disks count as incomplete from before the primary can write to them until COLO is proven.
+func (m *machine) preparePlan(a *prepareArgs) *Plan {
+	var c Copy
+	return &Plan{Kind: planPrepare, Steps: []Step{
+		{Name: "drop what is left here", Do: m.discard},
+		{Name: "check bridges and QEMU", Do: func(ctx context.Context) error {
+			if err := m.n.launcher.Check(ctx, a.Spec); err != nil && !errors.Is(err, ErrImageMissing) {
+				return err
+			}
+			return nil
+		}},
+		{Name: "mark the disks incomplete", Do: func(ctx context.Context) error {
+			rec, _ := m.info()
+			a.reply.SyncedAt = syncedAt(rec, a.Spec)
+			text, err := MarshalSpec(a.Spec)
+			if err != nil {
+				return err
+			}
+			m.mu.Lock()
+			m.spec = a.Spec
+			m.mu.Unlock()
+			return m.updateNow(ctx, both(setDisks(a.Spec, false, 0), func(v *state.VM) {
+				v.Spec, v.Role, v.Peer, v.Base = text, state.RoleSecondary, a.From, nil
+				setRecord(a.Generation, []string{a.From})(v)
+			}))
+		}},
+		{Name: "make missing images", Do: func(ctx context.Context) error {
+			made, err := m.n.launcher.CreateImages(ctx, a.Spec)
+			if len(made) > 0 {
+				a.reply.SyncedAt = 0
+			}
+			return err
+		}},
+		{
+			Name: "launch the standby",
+			Do: func(ctx context.Context) error {
+				var err error
+				m.guestRuns()
+				if c, err = m.n.launcher.Launch(ctx, LaunchRequest{Spec: a.Spec, ID: a.ID, Standby: true}); err == nil {
+					m.adopt(c)
+				}
+				return err
+			},
+			Undo: m.discard,
+		},
+		{Name: "listen", Do: func(ctx context.Context) (err error) {
+			if a.reply.Endpoint, err = m.n.endpoint(a.Spec); err != nil {
+				return err
+			}
+			return c.Listen(ctx, a.reply.Endpoint)
+		}},
+	}}
+}
+
+// syncedAt is the generation at which all disks here were last equal to the primary's and since which only COLO wrote to them.
+func syncedAt(rec state.VM, spec *Spec) uint64 {
+	var gen uint64
+	for i, d := range spec.Disks {
+		s, ok := rec.Disks[d.Name]
+		if !ok || !s.InSync || s.Size != int64(d.Size) || (i > 0 && s.Generation != gen) {
+			return 0
+		}
+		gen = s.Generation
+	}
+	return gen
+}
+
+// endpoint allocates the VM's ports and says where its standby listens.
+func (n *Node) endpoint(s *Spec) (Endpoint, error) {
+	uses := []string{"migration", "nbd"}
+	for _, nic := range s.NICs {
+		uses = append(uses, "mirror-"+nic.Name, "compare-"+nic.Name)
+	}
+	ports, err := n.cfg.Store.Ports(s.Name, uses, nil)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	e := Endpoint{Host: n.cfg.Links[0].Address.String(), Migration: ports["migration"], NBD: ports["nbd"], NICs: map[string]NICPorts{}}
+	for _, nic := range s.NICs {
+		e.NICs[nic.Name] = NICPorts{Mirror: ports["mirror-"+nic.Name], Compare: ports["compare-"+nic.Name]}
+	}
+	return e, nil
+}
+
+// serving finds the VM a peer's message is about and takes over its record, which must not be older than the one known here.
+func (n *Node) serving(ctx context.Context, rec arbiter.Record) (*machine, error) {
+	if err := n.alive(ctx); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	var found *machine
+	for _, m := range n.machines {
+		if have, _ := m.info(); have.ID == rec.VM {
+			found = m
+		}
+	}
+	n.mu.Unlock()
+	if found == nil {
+		return nil, fmt.Errorf("%s: %w (%s)", rec.VM, ErrNoVM, n.cfg.Name)
+	}
+	if have, _ := found.info(); rec.Generation < have.Generation {
+		return nil, fmt.Errorf("%w: %d, here %d", ErrGenerationOld, rec.Generation, have.Generation)
+	}
+	found.update(setRecord(rec.Generation, rec.Members))
+	return found, nil
+}
+
+func (n *Node) serveDrop(ctx context.Context, rec arbiter.Record) error {
+	m, err := n.serving(ctx, rec)
+	if err != nil {
+		return err
+	}
+	return m.request(ctx, ReqDrop, nil)
+}
+
+func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
+	m, err := n.serving(ctx, rec)
+	if err != nil {
+		return err
+	}
+	_, spec := m.info()
+	return m.updateNow(ctx, setDisks(spec, true, rec.Generation))
+}
+
+func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {
+	if !slices.Equal(rec.Members, []string{n.cfg.Name}) {
+		return fmt.Errorf("a VM can't be handed over with a record of %v", rec.Members)
+	}
+	m, err := n.serving(ctx, rec)
+	if err != nil {
+		return err
+	}
+	return m.request(ctx, ReqTakeOver, nil)
+}
+
+func (n *Node) serveReportDead(ctx context.Context, vm, node string) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := n.alive(ctx); err != nil {
+		return err
+	}
+	if m.current() == nil {
+		return fmt.Errorf("%s on %s: %w", vm, n.cfg.Name, ErrNothingToGoOn)
+	}
+	m.post(message{kind: PeerDead, text: node + " says that its copy is dead"})
+	return nil
+}
+
+func (n *Node) serveReportChannelLost(ctx context.Context, vm, node string) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := n.alive(ctx); err != nil {
+		return err
+	}
+	if m.current() == nil {
+		return fmt.Errorf("%s on %s: %w", vm, n.cfg.Name, ErrNothingToGoOn)
+	}
+	m.post(message{kind: ChannelLost, text: node + " says that the replication has ended"})
+	return nil
+}
+
+func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
+	m, err := n.machine(vm)
+	if err != nil {
+		return PeerVM{}, err
+	}
+	if err := n.alive(ctx); err != nil {
+		return PeerVM{}, err
+	}
+	rec, _ := m.info()
+	return PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Running: m.current() != nil}, nil
+}

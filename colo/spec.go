@@ -1,0 +1,241 @@
+package colo
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/netcompare"
+)
+
+// Spec declares one VM. The same spec is used on every node; what differs between nodes (folders, addresses) is in [NodeConfig].
+type Spec struct {
+	Name       string         `yaml:"name" json:"name"`
+	Memory     Size           `yaml:"memory" json:"memory"`
+	VCPUs      int            `yaml:"vcpus,omitempty" json:"vcpus"`
+	Machine    string         `yaml:"machine,omitempty" json:"machine"`     // QEMU machine type; pc by default
+	CPU        string         `yaml:"cpu,omitempty" json:"cpu,omitempty"`   // QEMU CPU model; QEMU's default when empty
+	Boot       Boot           `yaml:"boot,omitempty" json:"boot"`           // direct kernel boot; empty boots from the first disk
+	Disks      []DiskSpec     `yaml:"disks" json:"disks"`                   // mirrored on both nodes
+	NICs       []NICSpec      `yaml:"nics,omitempty" json:"nics,omitempty"` // compared
+	Protection ProtectionSpec `yaml:"protection,omitempty" json:"protection"`
+}
+
+// Boot is a direct kernel boot. All files must exist on both nodes.
+type Boot struct {
+	Kernel string `yaml:"kernel,omitempty" json:"kernel,omitempty"`
+	Initrd string `yaml:"initrd,omitempty" json:"initrd,omitempty"`
+	Append string `yaml:"append,omitempty" json:"append,omitempty"`
+}
+
+// DiskSpec is one mirrored disk. A relative File lies in the node's storage folder.
+type DiskSpec struct {
+	Name   string `yaml:"name" json:"name"`
+	File   string `yaml:"file" json:"file"`
+	Format string `yaml:"format,omitempty" json:"format"` // raw (default) or qcow2
+	Size   Size   `yaml:"size" json:"size"`
+}
+
+// NICSpec is one network card on a bridge of the node.
+type NICSpec struct {
+	Name   string `yaml:"name" json:"name"`
+	Bridge string `yaml:"bridge" json:"bridge"`
+	MAC    string `yaml:"mac" json:"mac"`
+	Model  string `yaml:"model,omitempty" json:"model"` // virtio-net-pci (default), e1000 or rtl8139
+}
+
+// ProtectionSpec tunes COLO for one VM. Zero values mean the defaults.
+type ProtectionSpec struct {
+	CheckpointDelay  Duration `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 500ms
+	CompareTimeout   Duration `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
+	ExpiredScanCycle Duration `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
+	MaxBandwidth     Size     `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
+	SyncSpeed        Size     `yaml:"sync-speed,omitempty" json:"sync_speed"`                 // disk copy, bytes a second; 0 is no limit
+}
+
+const (
+	defaultCheckpointDelay  = 500 * time.Millisecond
+	defaultCompareTimeout   = 20 * time.Millisecond
+	defaultExpiredScanCycle = 10 * time.Millisecond
+)
+
+// InvalidSpecError says which field of a spec is wrong and what was expected there.
+type InvalidSpecError struct {
+	File  string // empty when the spec did not come from a file
+	Field string // path of the field, e.g. $.disks[0].size
+	Msg   string
+	Line  int // 0 when unknown
+	Col   int
+}
+
+func (e *InvalidSpecError) Error() string {
+	where := e.File
+	if e.Line > 0 {
+		where = fmt.Sprintf("%s:%d:%d", e.File, e.Line, e.Col)
+	}
+	if where != "" {
+		where += ": "
+	}
+	return fmt.Sprintf("%s%s: %s", where, strings.TrimPrefix(e.Field, "$."), e.Msg)
+}
+
+var (
+	vmName     = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	deviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,15}$`)
+	nicModels  = []string{"virtio-net-pci", "e1000", "rtl8139"}
+)
+
+func (s *Spec) setDefaults() {
+	if s.VCPUs == 0 {
+		s.VCPUs = 1
+	}
+	if s.Machine == "" {
+		s.Machine = "pc"
+	}
+	for i := range s.Disks {
+		if s.Disks[i].Format == "" {
+			s.Disks[i].Format = "raw"
+		}
+	}
+	for i := range s.NICs {
+		if s.NICs[i].Model == "" {
+			s.NICs[i].Model = nicModels[0]
+		}
+	}
+	p := &s.Protection
+	setDefault(&p.CheckpointDelay, Duration(defaultCheckpointDelay))
+	setDefault(&p.CompareTimeout, Duration(defaultCompareTimeout))
+	setDefault(&p.ExpiredScanCycle, Duration(defaultExpiredScanCycle))
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Validate fills in defaults and reports every wrong field, joined; each is an [*InvalidSpecError].
+func (s *Spec) Validate() error {
+	s.setDefaults()
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, &InvalidSpecError{Field: "$." + field, Msg: fmt.Sprintf(format, args...)})
+	}
+	if !vmName.MatchString(s.Name) {
+		bad("name", "%q is not a name: expected a letter, then at most 30 lower-case letters, digits or dashes", s.Name)
+	}
+	if s.Memory < 1<<20 || s.Memory%(1<<20) != 0 {
+		bad("memory", "%s: expected a whole number of MiB, for example 256MiB", s.Memory)
+	}
+	if s.VCPUs < 1 || s.VCPUs > 255 {
+		bad("vcpus", "%d: expected 1 to 255", s.VCPUs)
+	}
+	if (s.Boot.Initrd != "" || s.Boot.Append != "") && s.Boot.Kernel == "" {
+		bad("boot.kernel", "missing: initrd and append need a kernel")
+	}
+	s.validateDisks(bad)
+	s.validateNICs(bad)
+	for field, d := range map[string]Duration{"checkpoint-delay": s.Protection.CheckpointDelay, "compare-timeout": s.Protection.CompareTimeout,
+		"expired-scan-cycle": s.Protection.ExpiredScanCycle} {
+		if time.Duration(d) < time.Millisecond || time.Duration(d) > 5*time.Minute {
+			bad("protection."+field, "%s: expected 1ms to 5m", time.Duration(d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Spec) validateDisks(bad func(string, string, ...any)) {
+	if len(s.Disks) == 0 {
+		bad("disks", "missing: a VM needs at least one disk")
+	}
+	seen, files := map[string]bool{}, map[string]bool{}
+	for i, d := range s.Disks {
+		at := fmt.Sprintf("disks[%d]", i)
+		if !deviceName.MatchString(d.Name) {
+			bad(at+".name", "%q: expected a letter, then at most 15 lower-case letters, digits or dashes", d.Name)
+		} else if seen[d.Name] {
+			bad(at+".name", "%q is used twice", d.Name)
+		}
+		seen[d.Name] = true
+		if d.File == "" {
+			bad(at+".file", "missing")
+		} else if files[d.File] {
+			bad(at+".file", "%q belongs to another disk already", d.File)
+		}
+		files[d.File] = true
+		if d.Format != "raw" && d.Format != "qcow2" {
+			bad(at+".format", "%q: expected raw or qcow2", d.Format)
+		}
+		if d.Size < 1<<20 || d.Size%512 != 0 {
+			bad(at+".size", "%s: expected at least 1MiB and a multiple of 512 bytes", d.Size)
+		}
+	}
+}
+
+func (s *Spec) validateNICs(bad func(string, string, ...any)) {
+	seen, macs := map[string]bool{}, map[string]bool{}
+	for i, n := range s.NICs {
+		at := fmt.Sprintf("nics[%d]", i)
+		if !deviceName.MatchString(n.Name) {
+			bad(at+".name", "%q: expected a letter, then at most 15 lower-case letters, digits or dashes", n.Name)
+		} else if seen[n.Name] {
+			bad(at+".name", "%q is used twice", n.Name)
+		}
+		seen[n.Name] = true
+		if n.Bridge == "" || len(n.Bridge) > 15 {
+			bad(at+".bridge", "%q: expected the name of a bridge, 1 to 15 characters", n.Bridge)
+		}
+		hw, err := net.ParseMAC(n.MAC)
+		switch {
+		case err != nil || len(hw) != 6:
+			bad(at+".mac", "%q: expected a MAC address, for example 52:54:00:12:34:56", n.MAC)
+		case hw[0]&1 != 0:
+			bad(at+".mac", "%s is a multicast address", n.MAC)
+		case macs[hw.String()]:
+			bad(at+".mac", "%s is used twice", n.MAC)
+		default:
+			macs[hw.String()] = true
+		}
+		if !slices.Contains(nicModels, n.Model) {
+			bad(at+".model", "%q: expected one of %s", n.Model, strings.Join(nicModels, ", "))
+		}
+	}
+}
+
+// disks returns the spec's disks as blockrepl sees them on a node whose storage folder is dir.
+func (s *Spec) disks(dir string) []blockrepl.Disk {
+	out := make([]blockrepl.Disk, len(s.Disks))
+	for i, d := range s.Disks {
+		file := d.File
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(dir, file)
+		}
+		out[i] = blockrepl.Disk{Name: d.Name, Path: file, Format: d.Format, Size: int64(d.Size)}
+	}
+	return out
+}
+
+// nics returns the spec's NICs as netcompare sees them; tap names come from the node.
+func (s *Spec) nics(tap func(nic string) string) []netcompare.NIC {
+	out := make([]netcompare.NIC, len(s.NICs))
+	for i, n := range s.NICs {
+		out[i] = netcompare.NIC{Name: n.Name, MAC: n.MAC, Model: n.Model, Bridge: n.Bridge, Tap: tap(n.Name)}
+	}
+	return out
+}
+
+// diskBytes is the sum of the disks' sizes.
+func (s *Spec) diskBytes() int64 {
+	var n int64
+	for _, d := range s.Disks {
+		n += int64(d.Size)
+	}
+	return n
+}

@@ -1,0 +1,131 @@
+package colo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/coloctl/coloctl/state"
+)
+
+// Verdict answers the question "am I protected right now?".
+type Verdict struct {
+	Protected bool   `json:"protected"`
+	Reason    string `json:"reason"` // why not; empty when protected
+}
+
+// Status is a VM as this node sees it.
+type Status struct {
+	VM          string          `json:"vm"`
+	Node        string          `json:"node"`
+	State       State           `json:"state"`
+	Why         string          `json:"why"` // it is in that state
+	Since       time.Time       `json:"since"`
+	Role        state.Role      `json:"role"`
+	Verdict     Verdict         `json:"verdict"`
+	Generation  uint64          `json:"generation"`
+	Members     []string        `json:"members"` // nodes whose copies may go on
+	Peer        string          `json:"peer,omitempty"`
+	PeerAlive   bool            `json:"peer_alive"`
+	PID         int             `json:"pid"` // of QEMU; 0 when none runs here
+	Checkpoints CheckpointStats `json:"checkpoints"`
+	Disks       []DiskStatus    `json:"disks"`
+	Plan        *PlanStatus     `json:"plan,omitempty"`
+	Progress    *Progress       `json:"progress,omitempty"`
+	Resync      *SyncResult     `json:"resync,omitempty"` // the last one
+	LastError   string          `json:"last_error,omitempty"`
+}
+
+// DiskStatus is this node's half of a disk.
+type DiskStatus struct {
+	Name       string `json:"name"`
+	Size       Size   `json:"size"`
+	InSync     bool   `json:"in_sync"`
+	Generation uint64 `json:"generation"` // the last one in which it was current
+}
+
+// Status tells how a VM stands here. It asks the arbiter when the VM is protected, so that the verdict is true now.
+func (n *Node) Status(ctx context.Context, vm string) (Status, error) {
+	m, err := n.machine(vm)
+	if err != nil {
+		return Status{}, err
+	}
+	s := m.status()
+	s.Verdict = m.verdict(ctx, s)
+	return s, nil
+}
+
+func (m *machine) status() Status {
+	alive := m.n.PeerAlive()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := Status{
+		VM: m.name, Node: m.n.cfg.Name, State: m.state, Why: m.why, Since: m.since, Role: m.rec.Role, Generation: m.rec.Generation,
+		Members: slices.Clone(m.rec.Members), Peer: m.rec.Peer, PeerAlive: alive, Plan: m.plan, Progress: m.prog, Resync: m.sync, LastError: m.lastErr,
+	}
+	if m.copy != nil {
+		s.PID, s.Checkpoints = m.copy.PID(), m.copy.Stats()
+	}
+	for _, d := range m.spec.Disks {
+		have := m.rec.Disks[d.Name]
+		s.Disks = append(s.Disks, DiskStatus{d.Name, d.Size, have.InSync, have.Generation})
+	}
+	return s
+}
+
+// verdict is never better than what is proven at this moment.
+func (m *machine) verdict(ctx context.Context, s Status) Verdict {
+	not := func(format string, args ...any) Verdict { return Verdict{Reason: fmt.Sprintf(format, args...)} }
+	if s.State != Protected && s.State != Secondary {
+		return not("%s", s.State)
+	}
+	m.mu.Lock()
+	delay := time.Duration(m.spec.Protection.CheckpointDelay)
+	m.mu.Unlock()
+	switch age := time.Since(s.Checkpoints.Last); {
+	case s.Checkpoints.Count == 0:
+		return not("no checkpoint yet")
+	case !s.Checkpoints.Running.IsZero() && time.Since(s.Checkpoints.Running) > m.n.cfg.HangTimeout/2:
+		return not("a checkpoint has not ended for %s", time.Since(s.Checkpoints.Running).Round(time.Millisecond))
+	case age > delay+m.n.cfg.HangTimeout:
+		return not("no checkpoint for %s", age.Round(time.Millisecond))
+	case !s.PeerAlive:
+		return not("the peer's node is silent")
+	case len(s.Members) < 2:
+		return not("the secondary is not yet counted in")
+	}
+	if m.n.cfg.Arbiter == nil {
+		return not("no arbiter is configured: only proof or a person promotes the secondary")
+	}
+	actx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := m.arbiterAnswers(actx); err != nil {
+		return not("the arbiter does not answer: %v", err)
+	}
+	return Verdict{Protected: true}
+}
+
+// Wait returns as soon as ok is true of the VM's status, without its verdict. It looks again at every change of the VM's state or progress.
+func (n *Node) Wait(ctx context.Context, vm string, ok func(Status) bool) (Status, error) {
+	m, err := n.machine(vm)
+	if err != nil {
+		return Status{}, err
+	}
+	for {
+		m.mu.Lock()
+		changed := m.changed
+		m.mu.Unlock()
+		s := m.status()
+		if ok(s) {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return s, ctx.Err()
+		case <-n.ctx.Done():
+			return s, ErrClosed
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package colo
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// Wire joins two nodes of one process. It carries the calls of [Peer] directly and can be cut, so that a lab or a test gets partitions
+// without sockets.
+type Wire struct {
+	down atomic.Bool
+}
+
+// NewWire connects a and b to each other.
+func NewWire(a, b *Node) (*Wire, error) {
+	w := &Wire{}
+	if err := a.Connect(&wired{w, b}, b.Info()); err != nil {
+		return nil, err
+	}
+	return w, b.Connect(&wired{w, a}, a.Info())
+}
+
+// SetUp cuts the wire or mends it. Calls under way when it is cut are not undone.
+func (w *Wire) SetUp(up bool) { w.down.Store(!up) }
+
+// wired is the far node as seen through the wire. A call fails before it is made when the wire is down, and its answer is lost when the
+// wire has gone down meanwhile.
+type wired struct {
+	w  *Wire
+	to *Node
+}
+
+func (p *wired) check() error {
+	if p.w.down.Load() {
+		return fmt.Errorf("%s: %w", p.to.cfg.Name, ErrPeerUnreachable)
+	}
+	return nil
+}
+
+func through[T any](p *wired, call func() (T, error)) (T, error) {
+	var zero T
+	if err := p.check(); err != nil {
+		return zero, err
+	}
+	v, err := call()
+	if cut := p.check(); cut != nil {
+		return zero, cut
+	}
+	return v, err
+}
+
+func (p *wired) do(call func() error) error {
+	_, err := through(p, func() (struct{}, error) { return struct{}{}, call() })
+	return err
+}
+
+func (p *wired) Hello(ctx context.Context) (NodeInfo, error) {
+	return through(p, func() (NodeInfo, error) { return p.to.Info(), p.to.alive(ctx) })
+}
+
+func (p *wired) Prepare(ctx context.Context, r PrepareRequest) (PrepareReply, error) {
+	return through(p, func() (PrepareReply, error) { return p.to.servePrepare(ctx, r) })
+}
+
+func (p *wired) Inquire(ctx context.Context, vm string) (PeerVM, error) {
+	return through(p, func() (PeerVM, error) { return p.to.serveInquire(ctx, vm) })
+}
+
+func (p *wired) Drop(ctx context.Context, rec arbiter.Record) error {
+	return p.do(func() error { return p.to.serveDrop(ctx, rec) })
+}
+
+func (p *wired) Confirm(ctx context.Context, rec arbiter.Record) error {
+	return p.do(func() error { return p.to.serveConfirm(ctx, rec) })
+}
+
+func (p *wired) TakeOver(ctx context.Context, rec arbiter.Record) error {
+	return p.do(func() error { return p.to.serveTakeOver(ctx, rec) })
+}
+
+func (p *wired) ReportDead(ctx context.Context, vm, node string) error {
+	return p.do(func() error { return p.to.serveReportDead(ctx, vm, node) })
+}
+
+func (p *wired) ReportChannelLost(ctx context.Context, vm, node string) error {
+	return p.do(func() error { return p.to.serveReportChannelLost(ctx, vm, node) })
+}
