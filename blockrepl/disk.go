@@ -22,14 +22,15 @@ type Disk struct {
 	Serial string // seen by the guest; empty for none
 }
 
-// Names that are made from a disk's. QEMU allows 31 bytes for a node's name;
-// the longest prefix below has 12 and a disk's name at most 16.
+// Names that are made from a disk's. No prefix, up to its dash, is another one's,
+// so no two disks can collide. QEMU allows 31 bytes for a node's name; the
+// longest prefix below has 7 and a disk's name at most 16.
 func (d Disk) parent() string     { return "parent-" + d.Name }
-func (d Disk) parentFile() string { return "parent-file-" + d.Name }
+func (d Disk) parentFile() string { return "pfile-" + d.Name }
 func (d Disk) hidden() string     { return "hidden-" + d.Name }
-func (d Disk) hiddenFile() string { return "hidden-file-" + d.Name }
+func (d Disk) hiddenFile() string { return "hfile-" + d.Name }
 func (d Disk) active() string     { return "active-" + d.Name }
-func (d Disk) activeFile() string { return "active-file-" + d.Name }
+func (d Disk) activeFile() string { return "afile-" + d.Name }
 func (d Disk) childs() string     { return "childs-" + d.Name }
 func (d Disk) colo() string       { return "colo-" + d.Name }
 func (d Disk) nbd() string        { return "nbd-" + d.Name }

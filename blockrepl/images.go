@@ -131,8 +131,9 @@ const (
 	lockBytes = 164
 )
 
-// unused is nil if no QEMU has the image open. It takes no lock itself, so it
-// doesn't disturb a QEMU that opens the image now.
+// unused is nil if no QEMU reads or writes the image. It takes no lock itself,
+// so it doesn't disturb a QEMU that opens the image now. A standby that waits for
+// its primary holds no locks on what it doesn't export.
 func (d Disk) unused(f *os.File) error {
 	l := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: lockStart, Len: lockBytes}
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l)
@@ -140,6 +141,20 @@ func (d Disk) unused(f *os.File) error {
 		return nil // a file system without locks can't tell
 	}
 	return d.fault(ErrInUse, "another process has locked it", "see who with: lslocks, or fuser "+d.Path)
+}
+
+// unopened is nil if nobody but us has the file open: the kernel grants a write
+// lease only then. A file system without leases can't tell.
+func (d Disk) unopened(f *os.File) error {
+	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	if errors.Is(err, unix.EAGAIN) {
+		return d.fault(ErrInUse, "another process has it open", "see who with: fuser "+d.Path)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+		return err
+	}
+	return nil
 }
 
 func (d Disk) fault(reason error, detail, advice string) error {
@@ -180,7 +195,7 @@ func (im Images) RemoveOverlays(dir string, disks []Disk) error {
 			if err != nil {
 				return o.fault(err, "", "")
 			}
-			err = o.unused(f)
+			err = o.unopened(f)
 			f.Close()
 			if err != nil {
 				return err

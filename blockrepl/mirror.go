@@ -56,7 +56,7 @@ type Options struct {
 	OpenTimeout time.Duration
 
 	// StallAfter is how long a resync may make no progress. With Speed it is
-	// prolonged by the time that 4 MiB take.
+	// prolonged by the time that 16 MiB take.
 	StallAfter time.Duration
 
 	// Poll is how often progress is looked at.

@@ -73,9 +73,10 @@ func (m *Mirror) wait(ctx context.Context, g goal) error {
 	return err
 }
 
-// stallAfter leaves time for the largest piece that QEMU copies at once.
+// stallAfter leaves time for the largest piece that QEMU copies at once, which
+// is a mirror's buffer.
 func (m *Mirror) stallAfter() time.Duration {
-	const piece = 4 << 20
+	const piece = 16 << 20
 	d := m.o.StallAfter
 	if speed := m.currentSpeed(); speed > 0 {
 		d += time.Duration(float64(piece) / float64(speed) * float64(time.Second))
