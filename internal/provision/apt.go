@@ -143,7 +143,7 @@ func (c *cache) prepareApt(ctx context.Context) error {
 func (c *cache) apt(ctx context.Context, what string, args ...string) (string, error) {
 	args = append([]string{"-q", "-c", c.path("apt", "apt.conf")}, args...)
 	cmd := command(ctx, "apt-get", args...)
-	cmd.Dir = c.path("apt", "cache", "archives") // where apt-get download puts files
+	cmd.Dir = c.path("apt")
 	var output, report bytes.Buffer
 	cmd.Stderr = &report
 	if what == "" {
@@ -226,18 +226,27 @@ func (c *cache) resolve(ctx context.Context, s set) ([]debFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	files = slices.DeleteFunc(files, func(f debFile) bool { return !strings.HasPrefix(f.Name, s.only) })
+	// What the set does not want counts as installed from here on.
+	var status strings.Builder
+	files = slices.DeleteFunc(files, func(f debFile) bool {
+		if strings.HasPrefix(f.Name, s.only) {
+			return false
+		}
+		name, version, arch := f.fields()
+		fmt.Fprintf(&status, "Package: %s\nStatus: install ok installed\nArchitecture: %s\nVersion: %s\n\n", name, arch, version)
+		return true
+	})
 	if len(files) == 0 {
 		return nil, fmt.Errorf("%w: no package %s*", ErrMissing, s.only)
 	}
-	return files, nil
+	return files, writeFile(c.path("apt", "status-"+s.name), []byte(status.String()), 0o644)
 }
 
-// request is how apt-get is asked for just this file: NAME:ARCH=VERSION. The
-// file is NAME_VERSION_ARCH.deb, with the colon of a version escaped.
-func (f debFile) request() string {
+// fields splits a file's name, NAME_VERSION_ARCH.deb with the colon of the
+// version escaped.
+func (f debFile) fields() (name, version, arch string) {
 	parts := strings.Split(strings.TrimSuffix(f.Name, ".deb"), "_")
-	return parts[0] + ":" + parts[2] + "=" + strings.ReplaceAll(parts[1], "%3a", ":")
+	return parts[0], strings.ReplaceAll(parts[1], "%3a", ":"), parts[2]
 }
 
 // parseURIs reads the output of apt-get --print-uris: 'URI' FILE SIZE HASH.

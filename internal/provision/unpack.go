@@ -79,21 +79,28 @@ func (c *cache) checkSpace(need int64) error {
 
 // download fetches what is missing; apt goes on where it was interrupted.
 func (c *cache) download(ctx context.Context, s set, files []debFile, size int64) error {
-	var args []string
+	missing := false
 	for _, f := range files {
-		// Whole files of an earlier run; a crash may have left one of the
-		// right length that is empty inside.
-		if checkFile(c.archive(f), f) == nil {
+		path := c.archive(f)
+		switch _, err := os.Stat(path); {
+		case errors.Is(err, fs.ErrNotExist):
+			missing = true
 			continue
-		}
-		if err := os.Remove(c.archive(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		case err != nil:
 			return err
 		}
-		args = append(args, f.request())
+		// apt would take it by its size, but a crash can leave a file empty inside.
+		if checkFile(path, f) != nil {
+			missing = true
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		}
 	}
-	if len(args) > 0 {
+	if missing {
 		c.out.step("downloading %s: %d packages, %d MB", s.name, len(files), size>>20)
-		if _, err := c.apt(ctx, "downloading "+s.name, append([]string{"download"}, args...)...); err != nil {
+		args := append([]string{"install", "--download-only", "-t", "trixie-backports", "-o", "Dir::State::status=" + c.path("apt", "status-"+s.name)}, s.packages...)
+		if _, err := c.apt(ctx, "downloading "+s.name, args...); err != nil {
 			return err
 		}
 	}
@@ -105,6 +112,7 @@ func (c *cache) download(ctx context.Context, s set, files []debFile, size int64
 	return nil
 }
 
+// checkFile compares a file with what the signed list says.
 func checkFile(path string, f debFile) error {
 	r, err := os.Open(path)
 	if err != nil {
