@@ -40,6 +40,14 @@ func (c *Client) Follow(ctx context.Context, o SubscribeOptions, query func(cont
 	}
 	for {
 		select {
+		case <-sub.Lost(): // before the events that are left
+			if err := query(ctx); err != nil {
+				return err
+			}
+			continue
+		default:
+		}
+		select {
 		case <-sub.Lost():
 			if err := query(ctx); err != nil {
 				return err
