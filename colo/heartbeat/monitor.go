@@ -173,6 +173,7 @@ func (m *Monitor) arrived(a arrival) {
 	switch {
 	case a.sock:
 		p.conn, p.err = a.conn, a.err
+		p.lastSend = time.Time{} // through a new socket at once
 	case errors.Is(a.err, errWrongKey):
 		p.n.WrongKey++
 	case a.err != nil:
@@ -194,13 +195,19 @@ func (m *Monitor) stalled(late time.Duration, now time.Time) {
 // expire gives up paths, and the peer, that were silent for too long.
 func (m *Monitor) expire(now time.Time) {
 	receiving, waiting := false, false
-	for i, p := range m.paths {
+	for _, p := range m.paths {
 		over := now.Sub(p.silentFrom()) >= m.cfg.Timeout
 		if over {
 			p.receiving, p.sending = false, false
 		}
 		receiving = receiving || p.receiving
 		waiting = waiting || !over
+	}
+	if receiving && m.state != Alive {
+		m.state, m.since = Alive, now
+		m.note(Event{Kind: PeerAlive})
+	}
+	for i, p := range m.paths {
 		if up := p.receiving && p.sending; up != m.up[i] {
 			m.up[i] = up
 			kind := PathDown
@@ -210,11 +217,7 @@ func (m *Monitor) expire(now time.Time) {
 			m.note(Event{Kind: kind, Path: p.cfg.Name})
 		}
 	}
-	switch {
-	case receiving && m.state != Alive:
-		m.state, m.since = Alive, now
-		m.note(Event{Kind: PeerAlive})
-	case !waiting && m.state != Lost:
+	if !waiting && m.state != Lost {
 		m.state, m.since = Lost, now
 		m.note(Event{Kind: PeerLost})
 	}
@@ -251,10 +254,12 @@ func (m *Monitor) outgoing(now time.Time) []outgoing {
 		if m.nextSend(p, now).After(now) {
 			continue
 		}
-		d := m.compose(p, now)
-		if p.conn != nil {
-			out = append(out, outgoing{p, p.conn, m.codec.seal(make([]byte, 0, maxDatagram), &d)})
+		if p.conn == nil {
+			p.lastSend = now
+			continue
 		}
+		d := m.compose(p, now)
+		out = append(out, outgoing{p, p.conn, m.codec.seal(make([]byte, 0, maxDatagram), &d)})
 	}
 	return out
 }
