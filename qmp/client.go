@@ -99,17 +99,19 @@ type Client struct {
 	early    *Subscription
 
 	greeted chan Greeting // capacity 1, filled by the reader
-	sendq   chan *request // never full: what may be in it is bounded
+	sendq   chan []byte   // never full: what may be in it is bounded
 	done    chan struct{}
 	loops   sync.WaitGroup
 	lastID  atomic.Uint64
 
-	mu       sync.Mutex
-	waiting  map[uint64]*request // sent or about to be, by id
-	inflight *request            // the in-band one of waiting
-	queue    []*request          // in band, not sent
-	oobCount int                 // out of band ones of waiting
-	err      error               // set once, before done is closed
+	mu        sync.Mutex
+	waiting   map[uint64]*request // sent or about to be, by id
+	inflight  *request            // the in-band one of waiting
+	queue     []*request          // in band, not sent
+	oobCount  int                 // out of band ones of waiting
+	unwritten int                 // lines in sendq or in the writer's hands
+	direct    *directWriter       // nil if conn isn't a socket
+	err       error               // set once, before done is closed
 
 	subsMu sync.Mutex
 	subs   map[*Subscription]struct{}
@@ -136,11 +138,12 @@ func newClient(ctx context.Context, conn net.Conn, opts Options) (*Client, error
 		conn:    conn,
 		opts:    opts,
 		greeted: make(chan Greeting, 1),
-		sendq:   make(chan *request, 1+maxOOB),
+		sendq:   make(chan []byte, 1+maxOOB),
 		done:    make(chan struct{}),
 		waiting: map[uint64]*request{},
 		subs:    map[*Subscription]struct{}{},
 	}
+	c.direct = newDirectWriter(conn)
 	if opts.Events != nil {
 		c.early = c.Subscribe(*opts.Events)
 	}

@@ -3,6 +3,9 @@ package qmp
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"syscall"
 )
 
 // Status is the answer to query-status.
@@ -43,8 +46,15 @@ func (c *Client) SystemReset(ctx context.Context) error {
 	return c.Execute(ctx, "system_reset", nil, nil)
 }
 
-// Quit ends QEMU. The connection ends soon after; Done tells when.
-func (c *Client) Quit(ctx context.Context) error { return c.Execute(ctx, "quit", nil, nil) }
+// Quit ends QEMU. The connection ends soon after; Done tells when. It is no
+// error if QEMU is gone before it could answer.
+func (c *Client) Quit(ctx context.Context) error {
+	err := c.Execute(ctx, "quit", nil, nil)
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return nil
+	}
+	return err
+}
 
 // HumanMonitorCommand runs a command of the human monitor and returns what it
 // printed. Errors are part of the text. For diagnosis only: the text isn't

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 )
 
 // request is a command on its way. It is in Client.queue until it is its turn,
@@ -122,13 +121,6 @@ func (c *Client) submit(r *request) error {
 	return nil
 }
 
-// sendLocked can't block: at most one in-band and maxOOB out-of-band requests
-// are unanswered, and sendq has room for so many.
-func (c *Client) sendLocked(r *request) {
-	c.waiting[r.id] = r
-	c.sendq <- r
-}
-
 // abandon takes a request out of the queue if it is still there. One that was
 // sent stays where it is, so that its reply frees the slot.
 func (c *Client) abandon(r *request) (sent bool) {
@@ -193,26 +185,4 @@ func (c *Client) findLocked(m *message) (*request, error) {
 		}
 	}
 	return nil, &ProtocolError{Reason: "a reply without id, while several commands wait"}
-}
-
-func (c *Client) writeLoop() {
-	for {
-		select {
-		case r := <-c.sendq:
-			if err := c.write(r.line); err != nil {
-				c.end(err)
-				return
-			}
-		case <-c.done:
-			return
-		}
-	}
-}
-
-func (c *Client) write(line []byte) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.opts.WriteTimeout)); err != nil {
-		return err
-	}
-	_, err := c.conn.Write(line)
-	return err
 }
