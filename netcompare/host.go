@@ -49,7 +49,7 @@ func (e *HostError) Is(target error) bool {
 }
 
 // Host is where a node's taps, bridges and routes are. The zero value is the network namespace of the process.
-// The kernel answers netlink at once, so contexts are only looked at on entry (and in Dial and Probe).
+// The kernel answers netlink at once, so contexts are only looked at on entry (and in Dial).
 type Host struct {
 	Netns string // path, such as /run/netns/NAME or /proc/PID/ns/net; "" = the current one
 }

@@ -45,14 +45,20 @@ func build(ctx context.Context, c *qmp.Client, parts []part) error {
 		if w := (*qmp.WaitError)(nil); errors.As(err, &w) {
 			added = parts[:i+1] // only the waiting ended: QEMU may still do it, and the undoing queues behind it
 		}
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		if uerr := remove(undo, c, added); uerr != nil && !errors.Is(uerr, qmp.ErrClosed) {
-			err = errors.Join(err, fmt.Errorf("undo: %w", uerr))
-		}
-		return err
+		return undoing(ctx, err, func(ctx context.Context) error { return remove(ctx, c, added) })
 	}
 	return nil
+}
+
+// undoing runs undo after err, also when it was the end of ctx, and returns err with what undo may add to it.
+// A QEMU that is gone has nothing to undo.
+func undoing(ctx context.Context, err error, undo func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if uerr := undo(ctx); uerr != nil && !errors.Is(uerr, qmp.ErrClosed) {
+		return errors.Join(err, fmt.Errorf("undo: %w", uerr))
+	}
+	return err
 }
 
 func remove(ctx context.Context, c *qmp.Client, parts []part) error {

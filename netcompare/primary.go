@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/qmp"
@@ -16,7 +17,7 @@ const (
 	DefaultCompareTimeout   = 20 * time.Millisecond
 	DefaultExpiredScanCycle = 10 * time.Millisecond
 	DefaultMaxQueueSize     = 1024
-	DefaultProbeTimeout     = time.Second
+	DefaultConnectTimeout   = 2 * time.Second
 )
 
 // Options of Connect. The zero value of each field but SocketDir is its default.
@@ -30,10 +31,8 @@ type Options struct {
 	// MaxQueueSize is the number of packets that may wait per connection; more are dropped. QEMU has one for all
 	// comparers of the process, and the last one set is used.
 	MaxQueueSize int
-	// Probe finds out whether a port of the standby answers without becoming a connection there. Default: Host{}.Probe.
-	Probe func(ctx context.Context, addr string) error
-	// ProbeTimeout bounds each probe.
-	ProbeTimeout time.Duration
+	// ConnectTimeout bounds the waiting for all streams to be connected, TLS handshakes included. The guest runs meanwhile.
+	ConnectTimeout time.Duration
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -49,13 +48,10 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxQueueSize == 0 {
 		o.MaxQueueSize = DefaultMaxQueueSize
 	}
-	if o.Probe == nil {
-		o.Probe = Host{}.Probe
-	}
 	errs := []error{
 		set(&o.CompareTimeout, DefaultCompareTimeout, "compare timeout"),
 		set(&o.ExpiredScanCycle, DefaultExpiredScanCycle, "expired scan cycle"),
-		set(&o.ProbeTimeout, DefaultProbeTimeout, "probe timeout"),
+		set(&o.ConnectTimeout, DefaultConnectTimeout, "connect timeout"),
 	}
 	if o.MaxQueueSize < 0 {
 		errs = append(errs, fmt.Errorf("max queue size %d", o.MaxQueueSize))
@@ -66,11 +62,21 @@ func (o Options) withDefaults() (Options, error) {
 	return o, errors.Join(errs...)
 }
 
+// ErrPending is returned by Connect when QEMU still tries a connection of an earlier Connect that has failed. The kernel
+// ends that after two minutes at the latest.
+var ErrPending = errors.New("an earlier connection is still being tried")
+
+// never is the pause before QEMU connects again by itself, which it shouldn't: a day, in milliseconds.
+const never = 24 * 60 * 60 * 1000
+
 // Connect prepares a primary: it connects to the standby that ep describes and adds the mirror, the redirectors and the
 // comparer of each NIC. The mirror and the way to the comparer are off, so nothing changes for the guest until Enable. On a
-// former secondary the filters go before its rewriters. On an error nothing is left.
+// former secondary the filters go before its rewriters. A *StreamError says that the standby didn't answer in time. On an
+// error nothing is left.
 //
-// QEMU's main loop, and with it the guest, stands still while QEMU connects. So each port is probed first, with a deadline.
+// QEMU connects in the background: a standby that doesn't answer would otherwise halt the main loop, and with it the guest,
+// for up to two minutes. Don't probe the standby's ports: the probe would be taken for the primary, and its end ends the
+// stream for good.
 func Connect(ctx context.Context, c *qmp.Client, nics []NIC, ep Endpoint, o Options) error {
 	if err := ep.check(nics); err != nil {
 		return err
@@ -83,39 +89,66 @@ func Connect(ctx context.Context, c *qmp.Client, nics []NIC, ep Endpoint, o Opti
 	if err != nil {
 		return err
 	}
-	parts := primaryParts(nics, ep, o, have.objects)
-	for _, p := range parts {
+	streams, rest := primaryParts(nics, ep, o, have.objects)
+	for _, p := range rest {
 		// sun_path is 108 bytes, the last of them 0.
 		if path := p.socket.Unix; len(path) > 107 {
 			return fmt.Errorf("socket path %s is longer than 107 characters", path)
 		}
 	}
-	for _, addr := range ep.addrs(nics) {
-		probe, cancel := context.WithTimeout(ctx, o.ProbeTimeout)
-		err := o.Probe(probe, addr)
-		cancel()
+	err = build(ctx, c, streams)
+	if err == nil {
+		// Connected first: the comparer takes its chardevs to a thread of its own.
+		if err = connected(ctx, c, nics, o.ConnectTimeout); err == nil {
+			err = build(ctx, c, rest)
+		}
 		if err != nil {
-			return fmt.Errorf("standby's packet port %s: %w", addr, err)
+			err = undoing(ctx, err, func(ctx context.Context) error { return remove(ctx, c, streams) })
 		}
 	}
-	if err := build(ctx, c, parts); err != nil {
+	switch qe := (*qmp.Error)(nil); {
+	case err == nil:
+		return nil
+	case errors.As(err, &qe) && strings.Contains(qe.Desc, "duplicate yank instance"):
+		return fmt.Errorf("connect to the standby's packet streams: %w: %w", ErrPending, err)
+	default:
 		return fmt.Errorf("connect to the standby's packet streams: %w", err)
 	}
-	return nil
 }
 
-// primaryParts tells a former secondary by the rewriters among objects.
-func primaryParts(nics []NIC, ep Endpoint, o Options, objects map[string]bool) []part {
-	var parts []part
+// connected waits for the streams. QEMU has no event for a client's connection.
+func connected(ctx context.Context, c *qmp.Client, nics []NIC, wait time.Duration) error {
+	timeout := time.NewTimer(wait)
+	defer timeout.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := Streams(ctx, c, nics)
+		if !errors.Is(err, ErrStream) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-timeout.C:
+			return err
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// primaryParts are the streams to the standby, and all that needs them. It tells a former secondary by the rewriters among
+// objects.
+func primaryParts(nics []NIC, ep Endpoint, o Options, objects map[string]bool) (streams, rest []part) {
 	for _, n := range nics {
 		ports := ep.Ports[n.Name]
-		parts = append(parts,
+		streams = append(streams,
 			ep.stream(n.mirrorStream(), ports.Mirror, false),
 			ep.stream(n.compareStream(), ports.Compare, false),
 		)
 		for _, end := range [][2]string{{n.compareIn(), n.compareInEnd()}, {n.compareOut(), n.compareOutEnd()}} {
 			path := filepath.Join(o.SocketDir, end[0]+".sock")
-			parts = append(parts,
+			rest = append(rest,
 				part{id: end[0], socket: qmp.ChardevSocket{Unix: path, Server: true}},
 				part{id: end[1], socket: qmp.ChardevSocket{Unix: path}},
 			)
@@ -138,7 +171,7 @@ func primaryParts(nics []NIC, ep Endpoint, o Options, objects map[string]bool) [
 		if n.vnetHdr() {
 			compare["vnet_hdr_support"] = true
 		}
-		parts = append(parts,
+		rest = append(rest,
 			filter("filter-mirror", n.mirror(), map[string]any{"queue": "tx", "outdev": n.mirrorStream(), "status": "off"}),
 			filter("filter-redirector", n.released(), map[string]any{"queue": "rx", "indev": n.compareOut()}),
 			filter("filter-redirector", n.toCompare(), map[string]any{"queue": "rx", "outdev": n.compareIn(), "status": "off"}),
@@ -146,7 +179,7 @@ func primaryParts(nics []NIC, ep Endpoint, o Options, objects map[string]bool) [
 			part{id: n.comparer(), kind: "colo-compare", props: compare},
 		)
 	}
-	return parts
+	return streams, rest
 }
 
 // Enable begins mirroring and comparing. The guest must be stopped (at pre-switchover): from here its output waits for
@@ -159,12 +192,7 @@ func Enable(ctx context.Context, c *qmp.Client, nics []NIC) error {
 	for _, n := range nics {
 		for _, id := range []string{n.mirror(), n.toCompare()} {
 			if err := setStatus(ctx, c, id, "on"); err != nil {
-				undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-				defer cancel()
-				if uerr := Disable(undo, c, nics); uerr != nil && !errors.Is(uerr, qmp.ErrClosed) {
-					err = errors.Join(err, fmt.Errorf("undo: %w", uerr))
-				}
-				return err
+				return undoing(ctx, err, func(ctx context.Context) error { return Disable(ctx, c, nics) })
 			}
 		}
 	}
@@ -209,7 +237,8 @@ func Disconnect(ctx context.Context, c *qmp.Client, nics []NIC) error {
 	}
 	// All NICs speak again before any of the rest, which is only tidying.
 	errs := []error{disable(ctx, c, nics, have)}
-	errs = append(errs, have.remove(ctx, c, primaryParts(nics, Endpoint{}, Options{}, nil)))
+	streams, rest := primaryParts(nics, Endpoint{}, Options{}, nil)
+	errs = append(errs, have.remove(ctx, c, append(streams, rest...)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("disconnect the network: %w", err)
 	}

@@ -2,6 +2,7 @@ package netcompare
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,7 @@ import (
 // Of the NICs without a driver only rtl8139 lets QEMU read its tap.
 func mirrored(t *testing.T, p *pair, secondary *guest) {
 	t.Helper()
-	for _, n := range p.nics[0] {
+	for _, n := range p.nics {
 		if n.Model == "rtl8139" && !p.reaches(t, n, secondary) {
 			t.Errorf("NIC %s: the secondary doesn't get the primary's packets", n.Name)
 		}
@@ -55,5 +56,52 @@ func (p *pair) reaches(t *testing.T, n NIC, secondary *guest) bool {
 		if err != nil {
 			return false
 		}
+	}
+}
+
+// A primary with another key connects, but no stream comes up; nothing is left.
+func TestRealQEMUWrongKey(t *testing.T) {
+	p := newPair(t, realNICs[0]).secure(t)
+	standby := p.start(t, 1)
+	must(t, Listen(t.Context(), standby.Client, p.nics, p.endpoint(1, "server")))
+	primary := p.secure(t).start(t, 0)
+	before := primary.left(t)
+	if err := Connect(t.Context(), primary.Client, p.nics, p.endpoint(1, "client"), primary.options()); !errors.Is(err, ErrStream) {
+		t.Errorf("got %v, want a stream that is down", err)
+	}
+	same(t, "after Connect", primary.left(t), before)
+}
+
+// Whether nobody listens or nobody answers: QEMU never waits for it, and the next attempt is possible or says why not.
+func TestRealQEMUNoStandby(t *testing.T) {
+	p, ctx := newPair(t, realNICs[0]), t.Context()
+	primary := p.start(t, 0)
+	before := primary.left(t)
+	o := primary.options()
+	o.ConnectTimeout = 100 * time.Millisecond
+	connect := func() error { return Connect(ctx, primary.Client, p.nics, p.endpoint(1, "client"), o) }
+	for range 2 {
+		if err := connect(); !errors.Is(err, ErrStream) {
+			t.Errorf("nobody listens: %v", err)
+		}
+		same(t, "after Connect", primary.left(t), before)
+	}
+
+	p.host[1].ip(t, "link", "set", "dev", "link", "down")
+	done := make(chan error, 1)
+	go func() { done <- connect() }()
+	for range 10 { // the main loop is free
+		begin := time.Now()
+		must(t, primary.Stop(ctx))
+		must(t, primary.Cont(ctx))
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("QEMU stood still for %v", took)
+		}
+	}
+	if err := <-done; !errors.Is(err, ErrStream) {
+		t.Errorf("nobody answers: %v", err)
+	}
+	if err := connect(); !errors.Is(err, ErrPending) {
+		t.Errorf("nobody answers, again: %v", err)
 	}
 }

@@ -1,7 +1,9 @@
 package netcompare
 
 import (
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -192,18 +194,18 @@ func (w *wire) drain() {
 
 // pair is two nodes with a link and a LAN each for every NIC.
 type pair struct {
-	nics [2][]NIC
+	nics []NIC
 	host [2]Host
 	lan  [2]map[string]*wire
 	ep   [2]Endpoint
+	tls  string // folder of the keys; "" = without TLS
 }
 
 func newPair(t *testing.T, nics ...NIC) *pair {
 	t.Helper()
-	p := &pair{}
+	p := &pair{nics: nics}
 	p.host[0], p.host[1] = linked(t)
 	for i := range 2 {
-		p.nics[i] = nics
 		p.lan[i] = map[string]*wire{}
 		p.ep[i] = Endpoint{Host: []string{"10.90.0.1", "10.90.0.2"}[i], Ports: map[string]PortPair{}}
 		for j, n := range nics {
@@ -214,9 +216,40 @@ func newPair(t *testing.T, nics ...NIC) *pair {
 	return p
 }
 
+// secure turns on TLS, with a new key for the QEMUs that are started from here, and MPTCP.
+func (p *pair) secure(t *testing.T) *pair {
+	t.Helper()
+	p.tls = t.TempDir()
+	must(t, os.WriteFile(filepath.Join(p.tls, "keys.psk"), fmt.Appendf(nil, "qemu:%x\n", rand.Text()), 0o600))
+	for i := range p.ep {
+		p.ep[i].MPTCP = true
+	}
+	return p
+}
+
+// endpoint is node i's as server or client sees it.
+func (p *pair) endpoint(i int, role string) Endpoint {
+	ep := p.ep[i]
+	if p.tls != "" {
+		ep.TLSCreds = "tls-" + role
+	}
+	return ep
+}
+
+func (p *pair) start(t *testing.T, i int) *guest {
+	t.Helper()
+	var args []string
+	if p.tls != "" {
+		for _, role := range []string{"server", "client"} {
+			args = append(args, "-object", "tls-creds-psk,id=tls-"+role+",endpoint="+role+",dir="+p.tls)
+		}
+	}
+	return start(t, p.host[i], p.nics, args...)
+}
+
 func (p *pair) join(t *testing.T, i int) {
 	t.Helper()
-	for _, n := range p.nics[i] {
+	for _, n := range p.nics {
 		must(t, p.host[i].Join(t.Context(), n))
 	}
 }
@@ -224,12 +257,10 @@ func (p *pair) join(t *testing.T, i int) {
 // comparable are the NICs whose announcements pass a comparer. An announcement has no virtio-net header, and the filters of
 // a virtio NIC take its beginning for one.
 func (p *pair) comparable() []NIC {
-	return slices.DeleteFunc(slices.Clone(p.nics[0]), NIC.vnetHdr)
+	return slices.DeleteFunc(slices.Clone(p.nics), NIC.vnetHdr)
 }
 
-func (p *pair) options(i int, g *guest) Options {
-	return Options{SocketDir: g.dir, Probe: p.host[i].Probe}
-}
+func (g *guest) options() Options { return Options{SocketDir: g.dir} }
 
 // speaks tells whether an announcement of the guest is heard on the LANs of nics.
 func (p *pair) speaks(t *testing.T, i int, g *guest, nics []NIC, want bool) {
@@ -237,7 +268,7 @@ func (p *pair) speaks(t *testing.T, i int, g *guest, nics []NIC, want bool) {
 	for _, n := range nics {
 		p.lan[i][n.Name].drain()
 	}
-	must(t, Announce(t.Context(), g.Client, p.nics[i]))
+	must(t, Announce(t.Context(), g.Client, p.nics))
 	wait := 5 * time.Second
 	if !want {
 		wait = 400 * time.Millisecond // several announcements
@@ -260,22 +291,25 @@ var realNICs = []NIC{
 // A pair is made, ends, and is made again in the other direction, on one QEMU any number of times and however the peer
 // is lost. Nothing is ever left over but a former secondary's rewriters.
 func TestRealQEMU(t *testing.T) {
-	for name, nics := range map[string][]NIC{"one NIC": realNICs[:1], "three NICs": realNICs} {
+	for name, prepare := range map[string]func(*testing.T) *pair{
+		"one NIC":                       func(t *testing.T) *pair { return newPair(t, realNICs[:1]...) },
+		"three NICs with TLS and MPTCP": func(t *testing.T) *pair { return newPair(t, realNICs...).secure(t) },
+	} {
 		t.Run(name, func(t *testing.T) {
-			ctx := t.Context()
-			p := newPair(t, nics...)
-			a := start(t, p.host[0], nics)
-			b := start(t, p.host[1], nics)
+			ctx, p := t.Context(), prepare(t)
+			nics := p.nics
+			a := p.start(t, 0)
+			b := p.start(t, 1)
 			p.join(t, 0)
 			p.join(t, 1) // only to hear that it says nothing
 			aEmpty, bEmpty := a.left(t), b.left(t)
 			p.speaks(t, 0, a, nics, true)
 
-			must(t, Listen(ctx, b.Client, nics, p.ep[1]))
+			must(t, Listen(ctx, b.Client, nics, p.endpoint(1, "server")))
 			if err := Streams(ctx, b.Client, nics); !errors.Is(err, ErrStream) {
 				t.Errorf("streams before the primary has connected: %v", err)
 			}
-			must(t, Connect(ctx, a.Client, nics, p.ep[1], p.options(0, a)))
+			must(t, Connect(ctx, a.Client, nics, p.endpoint(1, "client"), a.options()))
 			p.speaks(t, 0, a, nics, true)
 			must(t, Enable(ctx, a.Client, nics))
 			must(t, Streams(ctx, a.Client, nics))
@@ -305,9 +339,9 @@ func TestRealQEMU(t *testing.T) {
 			p.speaks(t, 1, b, nics, true)
 
 			for _, loss := range []string{"kill", "freeze", "cut"} {
-				a = start(t, p.host[0], nics)
-				must(t, Listen(ctx, a.Client, nics, p.ep[0]))
-				must(t, Connect(ctx, b.Client, nics, p.ep[0], p.options(1, b)))
+				a = p.start(t, 0)
+				must(t, Listen(ctx, a.Client, nics, p.endpoint(0, "server")))
+				must(t, Connect(ctx, b.Client, nics, p.endpoint(0, "client"), b.options()))
 				must(t, Enable(ctx, b.Client, nics))
 				p.speaks(t, 1, b, p.comparable(), true)
 				p.speaks(t, 0, a, nics, false)

@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/coloctl/coloctl/qmp"
@@ -80,24 +79,16 @@ func (ep Endpoint) check(nics []NIC) error {
 
 // stream is one end of a stream between the nodes. Without nodelay small packets would wait for the peer's ACK.
 func (ep Endpoint) stream(id string, port int, server bool) part {
-	return part{id: id, socket: qmp.ChardevSocket{
+	s := qmp.ChardevSocket{
 		Inet:     &qmp.InetAddr{Host: ep.Host, Port: port, MPTCP: ep.MPTCP},
 		Server:   server,
 		NoDelay:  true,
 		TLSCreds: ep.TLSCreds,
-	}}
-}
-
-// addrs are all the standby's addresses, in the order of nics.
-func (ep Endpoint) addrs(nics []NIC) []string {
-	var l []string
-	for _, n := range nics {
-		pair := ep.Ports[n.Name]
-		for _, port := range []int{pair.Mirror, pair.Compare} {
-			l = append(l, net.JoinHostPort(ep.Host, strconv.Itoa(port)))
-		}
 	}
-	return l
+	if !server {
+		s.ReconnectMS = never // makes QEMU connect in the background
+	}
+	return part{id: id, socket: s}
 }
 
 // YankChardevs are the ids of the chardevs whose connection leads to the peer. When the peer is lost they must be yanked
@@ -112,18 +103,18 @@ func YankChardevs(nics []NIC) []string {
 
 // Streams checks that the streams to the peer are connected, on either node; a *StreamError names the first that isn't.
 func Streams(ctx context.Context, c *qmp.Client, nics []NIC) error {
-	have, err := look(ctx, c)
+	chardevs, err := c.QueryChardev(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("list chardevs: %w", err)
 	}
 	for _, n := range nics {
 		for _, id := range []string{n.mirrorStream(), n.compareStream()} {
-			ch, ok := have.chardevs[id]
+			i := slices.IndexFunc(chardevs, func(ch qmp.Chardev) bool { return ch.Label == id })
 			switch {
-			case !ok:
+			case i < 0:
 				return &StreamError{NIC: n.Name, Chardev: id, State: "not there"}
-			case strings.HasPrefix(ch.Filename, "disconnected:"):
-				return &StreamError{NIC: n.Name, Chardev: id, State: ch.Filename}
+			case strings.HasPrefix(chardevs[i].Filename, "disconnected:"):
+				return &StreamError{NIC: n.Name, Chardev: id, State: chardevs[i].Filename}
 			}
 		}
 	}
