@@ -62,6 +62,16 @@ var (
 	// a Switch or an Abort.
 	ErrNotSynced = errors.New("blockrepl: disks are not in sync")
 
+	// ErrAttached is returned by Sync if the disks are replicated already, or
+	// a broken replication was not detached.
+	ErrAttached = errors.New("blockrepl: disks are attached to a peer already")
+
+	// ErrAborted is returned by a Sync or Switch that Abort has ended.
+	ErrAborted = errors.New("blockrepl: aborted")
+
+	// ErrOverlap is returned by a Sync or Switch while another one runs.
+	ErrOverlap = errors.New("blockrepl: a sync or switch is under way")
+
 	// ErrCommitFailed is returned for a promoted secondary whose overlays
 	// QEMU could not commit: its image alone is not the guest's disk.
 	ErrCommitFailed = errors.New("blockrepl: overlays could not be committed")

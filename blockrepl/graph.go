@@ -17,10 +17,47 @@ func readGraph(ctx context.Context, c *qmp.Client) (graph, error) {
 		return nil, err
 	}
 	g := make(graph, len(nodes))
+	edges := false
 	for _, n := range nodes {
 		g[n.NodeName] = n
+		edges = edges || len(n.Children) > 0
 	}
-	return g, nil
+	if edges || len(nodes) == 0 {
+		return g, nil
+	}
+	return g, g.readEdges(ctx, c)
+}
+
+// readEdges is for a QEMU whose query-named-block-nodes doesn't tell them.
+func (g graph) readEdges(ctx context.Context, c *qmp.Client) error {
+	var d struct {
+		Nodes []struct {
+			ID   uint64 `json:"id"`
+			Type string `json:"type"`
+			Name string `json:"name"`
+		} `json:"nodes"`
+		Edges []struct {
+			Parent uint64 `json:"parent"`
+			Child  uint64 `json:"child"`
+			Name   string `json:"name"`
+		} `json:"edges"`
+	}
+	if err := c.Execute(ctx, "x-debug-query-block-graph", nil, &d); err != nil {
+		return err
+	}
+	names := map[uint64]string{}
+	for _, n := range d.Nodes {
+		if n.Type == "block-driver" {
+			names[n.ID] = n.Name
+		}
+	}
+	for _, e := range d.Edges {
+		if n, ok := g[names[e.Parent]]; ok {
+			n.Children = append(n.Children, qmp.BlockChild{Child: e.Name, NodeName: names[e.Child]})
+			g[n.NodeName] = n
+		}
+	}
+	return nil
 }
 
 func (g graph) has(node string) bool {

@@ -131,9 +131,9 @@ func TestFrozenPrimary(t *testing.T) {
 func TestLostDuringSync(t *testing.T) {
 	for _, mode := range []Mode{Full, Bitmap} {
 		for _, frozen := range []bool{false, true} {
-			name, want := string(mode)+"-killed", ErrJobFailed
+			name, want, stall := string(mode)+"-killed", ErrJobFailed, time.Minute
 			if frozen {
-				name, want = string(mode)+"-frozen", ErrStalled
+				name, want, stall = string(mode)+"-frozen", ErrStalled, 300*time.Millisecond
 			}
 			t.Run(name, func(t *testing.T) {
 				ctx := testContext(t)
@@ -152,7 +152,7 @@ func TestLostDuringSync(t *testing.T) {
 				half := make(chan struct{})
 				var told atomic.Bool
 				m := NewMirror(a.c, a.disks, b.to, Options{
-					Mode: mode, Speed: 32 * mib, StallAfter: 300 * time.Millisecond, Poll: 50 * time.Millisecond, Rescue: a.r,
+					Mode: mode, Speed: 32 * mib, StallAfter: stall, Poll: 50 * time.Millisecond, Rescue: a.r,
 					OnProgress: func(p Progress) {
 						if p.Done > 2*mib && told.CompareAndSwap(false, true) {
 							close(half)
@@ -268,6 +268,25 @@ func TestAbortAnywhere(t *testing.T) {
 		t.Fatalf("switch of a running guest: %v", err)
 	}
 	must(t, m.Abort(ctx))
+	leftovers(t, a)
+
+	started, ended := make(chan struct{}), make(chan error, 1)
+	var told atomic.Bool
+	slow := NewMirror(a.c, a.disks, b.to, Options{Speed: 64 << 10, Rescue: a.r, OnProgress: func(p Progress) {
+		if told.CompareAndSwap(false, true) {
+			close(started)
+		}
+	}})
+	go func() { ended <- slow.Sync(ctx) }()
+	<-started
+	if err := slow.Sync(ctx); !errors.Is(err, ErrOverlap) {
+		t.Errorf("second sync: %v", err)
+	}
+	must(t, slow.SetSpeed(ctx, 128<<10))
+	must(t, slow.Abort(ctx)) // while the sync waits
+	if err := <-ended; !errors.Is(err, ErrAborted) {
+		t.Errorf("sync that was aborted: %v", err)
+	}
 	leftovers(t, a)
 
 	must(t, m.Sync(ctx)) // stopped after the sync, with a peer that freezes then

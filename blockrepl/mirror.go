@@ -5,67 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/coloctl/coloctl/qmp"
 )
-
-// Mode is how the peer's disks are made equal.
-type Mode string
-
-const (
-	// Bitmap copies what was written since the peer was lost. It needs the
-	// QEMU that was alive then, and the very disks that the peer had.
-	Bitmap Mode = "bitmap"
-
-	// Full copies everything. Zeroes don't travel.
-	Full Mode = "full"
-)
-
-// Defaults of Options.
-const (
-	DefaultProbeTimeout = 2 * time.Second
-	DefaultOpenTimeout  = 2 * time.Second
-	DefaultStallAfter   = 10 * time.Second
-	DefaultPoll         = 250 * time.Millisecond
-)
-
-// Options of a Mirror. Zero values are replaced by defaults.
-type Options struct {
-	Mode Mode // Full if empty
-
-	// Speed limits Sync, in bytes a second for each disk; 0 is no limit.
-	// Switch has none, because the guest waits for it.
-	Speed int64
-
-	// OnProgress, if set, is called with each disk's progress by the goroutine
-	// that called Sync or Switch; it must be quick.
-	OnProgress func(Progress)
-
-	// ProbeDial reaches the peer as this QEMU does, from its network namespace.
-	ProbeDial func(ctx context.Context, network, addr string) (net.Conn, error)
-
-	// ProbeTimeout bounds the question whether the peer's export is alive.
-	ProbeTimeout time.Duration
-
-	// OpenTimeout bounds how long this QEMU, guest included, stands still if
-	// the peer freezes just after that question. It is rounded up to seconds.
-	OpenTimeout time.Duration
-
-	// StallAfter is how long a resync may make no progress. With Speed it is
-	// prolonged by the time that 16 MiB take.
-	StallAfter time.Duration
-
-	// Poll is how often progress is looked at.
-	Poll time.Duration
-
-	// Rescue is a second QMP connection to the same QEMU, for Abort's yank.
-	// Without it the first one is used, out of band too.
-	Rescue *qmp.Client
-}
 
 // A Mirror makes a standby's disks equal to this QEMU's and then writes to
 // both. It is used for one attach; after an Abort it may start again.
@@ -77,6 +21,8 @@ type Mirror struct {
 
 	mu     sync.Mutex
 	synced bool
+	cancel context.CancelCauseFunc // of the Sync or Switch that runs
+	idle   chan struct{}           // closed when that has returned
 	speed  int64
 	copied int64 // by jobs that ended
 	live   int64 // by jobs that run
@@ -84,29 +30,33 @@ type Mirror struct {
 
 // NewMirror prepares to mirror disks to a standby's Export. It does nothing yet.
 func NewMirror(c *qmp.Client, disks []Disk, to Address, o Options) *Mirror {
-	if o.Mode == "" {
-		o.Mode = Full
-	}
-	if o.ProbeDial == nil {
-		o.ProbeDial = new(net.Dialer).DialContext
-	}
-	if o.Rescue == nil {
-		o.Rescue = c
-	}
-	for v, d := range map[*time.Duration]time.Duration{
-		&o.ProbeTimeout: DefaultProbeTimeout, &o.OpenTimeout: DefaultOpenTimeout,
-		&o.StallAfter: DefaultStallAfter, &o.Poll: DefaultPoll,
-	} {
-		if *v <= 0 {
-			*v = d
-		}
-	}
+	o.setDefaults(c)
 	return &Mirror{c: c, disks: disks, to: to, o: o, speed: o.Speed}
 }
 
-// ErrAttached is returned by Sync if the VM's disks are replicated already, or a
-// broken replication was not detached.
-var ErrAttached = errors.New("blockrepl: disks are attached to a peer already")
+// begin makes what follows end when Abort is called; end makes that the error.
+// It fails if something else is under way.
+func (m *Mirror) begin(ctx context.Context) (_ context.Context, end func(*error), err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	idle := make(chan struct{})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		cancel(nil)
+		return nil, nil, ErrOverlap
+	}
+	m.cancel, m.idle = cancel, idle
+	return ctx, func(err *error) {
+		if *err != nil && errors.Is(context.Cause(ctx), ErrAborted) {
+			*err = fmt.Errorf("%w: %w", ErrAborted, *err)
+		}
+		m.mu.Lock()
+		m.cancel = nil
+		m.mu.Unlock()
+		cancel(nil)
+		close(idle)
+	}, nil
+}
 
 // Sync makes the peer's disks equal while the guest runs and writes. In mode
 // Full they stay equal from then on; in mode Bitmap the rest is left to Switch.
@@ -115,10 +65,15 @@ var ErrAttached = errors.New("blockrepl: disks are attached to a peer already")
 // it first waits until the overlays are committed. In neither mode does a peer
 // that dies or freezes make a write of the guest fail; in mode Bitmap a frozen
 // one can block some until the yank in Abort.
-func (m *Mirror) Sync(ctx context.Context) error {
+func (m *Mirror) Sync(ctx context.Context) (err error) {
 	if m.o.Mode != Bitmap && m.o.Mode != Full {
 		return fmt.Errorf("blockrepl: unknown mode %q", m.o.Mode)
 	}
+	ctx, end, err := m.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end(&err)
 	if err := WaitCommitted(ctx, m.c, m.disks); err != nil {
 		return err
 	}
@@ -133,7 +88,6 @@ func (m *Mirror) Sync(ctx context.Context) error {
 			return err
 		}
 	}
-	var err error
 	if m.o.Mode == Full {
 		err = m.startMirrors(ctx)
 	} else {
@@ -163,7 +117,7 @@ func (m *Mirror) prepare(ctx context.Context) error {
 		left = left || g.has(d.target())
 	}
 	if left {
-		if err := m.Abort(ctx); err != nil {
+		if err := m.undo(ctx); err != nil {
 			return err
 		}
 	}
@@ -250,7 +204,12 @@ func startPass(ctx context.Context, c *qmp.Client, j backupJob) error {
 // stopped, at pre-switchover, and must not run before COLO starts: what it wrote
 // would be written once on this side, and twice on the other. After an error
 // call Abort.
-func (m *Mirror) Switch(ctx context.Context) error {
+func (m *Mirror) Switch(ctx context.Context) (err error) {
+	ctx, end, err := m.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end(&err)
 	m.mu.Lock()
 	synced := m.synced
 	m.synced = false
@@ -351,15 +310,29 @@ func (m *Mirror) attach(ctx context.Context) error {
 	return nil
 }
 
-// Abort undoes all of the above, whatever state it is in, and may be repeated
-// and called while Sync or Switch still wait, which then fail. It cuts the
+// Abort undoes all of the above, whatever state it is in, and may be repeated.
+// A Sync or Switch that is under way fails with ErrAborted. It cuts the
 // connections to the peer first, so it works on a peer that is frozen. A bitmap
 // stays good for the same peer, except in mode Full before Switch.
 func (m *Mirror) Abort(ctx context.Context) error {
 	m.mu.Lock()
+	idle := m.idle
+	if m.cancel != nil {
+		m.cancel(ErrAborted)
+	}
+	m.mu.Unlock()
+	if idle != nil {
+		// It only waits for replies, and stops that at once.
+		<-idle
+	}
+	m.mu.Lock()
 	m.synced = false
 	m.copied, m.live = m.copied+m.live, 0
 	m.mu.Unlock()
+	return m.undo(ctx)
+}
+
+func (m *Mirror) undo(ctx context.Context) error {
 	err := yank(ctx, m.o.Rescue, m.disks)
 	return errors.Join(err, dismantle(ctx, m.c, m.disks))
 }
