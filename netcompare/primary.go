@@ -75,8 +75,8 @@ const never = 24 * 60 * 60 * 1000
 // error nothing is left.
 //
 // QEMU connects in the background: a standby that doesn't answer would otherwise halt the main loop, and with it the guest,
-// for up to two minutes. Don't probe the standby's ports: the probe would be taken for the primary, and its end ends the
-// stream for good.
+// for up to two minutes. Don't probe the standby's ports: QEMU takes a probe for the primary, and the redirectors of versions
+// before 11 let go of a chardev at its first close.
 func Connect(ctx context.Context, c *qmp.Client, nics []NIC, ep Endpoint, o Options) error {
 	if err := ep.check(nics); err != nil {
 		return err

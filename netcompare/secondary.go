@@ -50,7 +50,8 @@ func Promote(ctx context.Context, c *qmp.Client, nics []NIC) error {
 }
 
 // Announce makes QEMU tell the switches, by a few RARP packets over two seconds, that the guest's addresses are here now.
-// It returns when the first was sent.
+// It returns when the first was sent. Not for a primary whose filters are on: these packets have no virtio-net header, and
+// the filters of a virtio NIC would take their beginning for one.
 func Announce(ctx context.Context, c *qmp.Client, nics []NIC) error {
 	if len(nics) == 0 {
 		return nil

@@ -32,8 +32,9 @@ type Endpoint struct {
 	TLSCreds string // id of a tls-creds object that the caller has made in the QEMU in question; "" = none
 }
 
-// StreamError says which stream between the nodes is down. Packet streams don't heal: QEMU's filters let go of a stream
-// at its first end, so the pair must be made anew (Disconnect and a new standby).
+// StreamError says which stream between the nodes is down. Packet streams don't heal: nobody connects again, what was on
+// the way is lost, and the filters of QEMU before 11 have let go of the chardev. The pair must be made anew (Disconnect and
+// a new standby).
 type StreamError struct {
 	NIC     string
 	Chardev string
