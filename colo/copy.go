@@ -44,12 +44,14 @@ type SyncResult struct {
 }
 
 // Copy is one QEMU process of a VM with its disks and NICs. The engine calls the methods of a copy from one goroutine at a time, except
-// Events, PID, Stats, Cut and Kill, which may be called at any moment.
+// Events, PID, Stats, Alive, Cut and Kill, which may be called at any moment.
 type Copy interface {
 	// Events is closed after Exited. The reader must keep reading.
 	Events() <-chan CopyEvent
 	PID() int
 	Stats() CheckpointStats
+	// Alive returns nil if the copy answers before ctx ends, whatever its guest or its peer are doing.
+	Alive(ctx context.Context) error
 
 	// Join puts the NICs' taps into their bridges, Cut takes them out: the copy neither hears nor speaks then. Both are idempotent.
 	Join(ctx context.Context) error

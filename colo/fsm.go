@@ -58,6 +58,7 @@ const (
 	PlanError EventKind = "plan-error" // failed and undone
 	Lost      EventKind = "lost"       // the arbiter lets another copy go on
 	Undecided EventKind = "undecided"  // the arbiter can't be asked
+	CopyDead  EventKind = "copy-dead"  // this node's own copy turned out to be unable to go on
 )
 
 // Transition is one row of the state machine.
@@ -115,6 +116,7 @@ var (
 		{on(Syncing, Attaching), upon(PlanError), "", Solo, "", false, "undone: the guest runs on as before"},
 		{on(Attaching), upon(Lost), "", Outdated, planFence, false, "the peer has gone on by itself"},
 		{on(Attaching), upon(Undecided), "", Arbitrating, planClaim, false, "the arbiter may or may not count the peer's copy: only its word lets this one speak"},
+		{on(Attaching), upon(ColoStarted), "", same, "", false, "the running plan proves it"},
 		{on(Syncing, Attaching), upon(Exited), "", Stopped, "", true, "the only current copy has ended"},
 
 		// The primary loses the secondary.
@@ -157,6 +159,7 @@ var (
 		// Who goes on.
 		{on(Arbitrating), upon(Done), "", FailingOver, planSurvive, false, "won"},
 		{on(Arbitrating), upon(Lost), "", Outdated, planFence, false, "the other copy goes on: this one must never speak again"},
+		{on(Arbitrating), upon(CopyDead), "", Outdated, planFence, false, "nothing is claimed for a dead copy; the peer is told"},
 		{on(Arbitrating), upon(Undecided), "", Arbitrating, planClaim, false, "held: nobody may go on without the arbiter's word"},
 		{on(Arbitrating), upon(PlanError), "", Failed, planFence, false, "the copy could not be silenced"},
 		{on(Arbitrating), upon(PeerDead, PeerLost, ChannelLost, GuestShutdown, Hung), "", same, "", false, "the claim is under way"},
@@ -176,7 +179,7 @@ var (
 		{on(Stopped, Outdated, Failed, Solo, Starting, Stopping), upon(PeerLost, PeerDead, ChannelLost, ColoStarted), "", same, "", false, "no longer of interest"},
 		{on(Stopped, Outdated), upon(Exited, Hung, GuestShutdown, ReqDrop, ReqStop), "", same, "", false, "nothing runs here"},
 		{on(Failed), upon(Exited, Hung, GuestShutdown, ReqDrop), "", same, "", false, "a person decides"},
-		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, Lost, Undecided, Done), "", same, "", false, "the end of a plan that was given up"},
+		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, Lost, Undecided, CopyDead, Done), "", same, "", false, "the end of a plan that was given up"},
 		{on(Starting, Syncing, Attaching, Detaching, SwitchingOver, Stopping, Standby), upon(GuestShutdown), "", same, "", false, "the running plan finds out"},
 		{on(Detaching, SwitchingOver, Stopping), upon(Hung), "", same, "", false, "the running plan has its own deadline"},
 		{on(Solo), upon(ReqUnprotect), "", same, "", false, "already alone"},

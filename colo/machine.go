@@ -270,6 +270,7 @@ func (m *machine) start(ctx context.Context, kind PlanKind, msg message) {
 var (
 	errLost      = errors.New("another copy goes on")
 	errUndecided = errors.New("nobody could say which copy may go on")
+	errCopyDead  = errors.New("the copy here is dead itself")
 )
 
 func outcome(err error) EventKind {
@@ -280,6 +281,8 @@ func outcome(err error) EventKind {
 		return Lost
 	case errors.Is(err, errUndecided):
 		return Undecided
+	case errors.Is(err, errCopyDead):
+		return CopyDead
 	default:
 		return PlanError
 	}

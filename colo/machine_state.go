@@ -38,7 +38,7 @@ func (m *machine) note(t Transition) {
 	case ReqForce:
 		k.forced = true
 	}
-	k.yield = t.Event == Exited || t.Event == Hung
+	k.yield = t.Event == Exited || t.Event == Hung || t.Event == CopyDead
 }
 
 func (m *machine) marked() marks {

@@ -23,9 +23,9 @@ type Peer interface {
 	TakeOver(ctx context.Context, rec arbiter.Record) error
 	// ReportDead is the caller's proof that its copy is dead and will not be started again as it is. An error that does not wrap
 	// ErrPeerUnreachable means that the peer has no copy that could go on.
-	ReportDead(ctx context.Context, vm, node string) error
+	ReportDead(ctx context.Context, r Report) error
 	// ReportChannelLost tells that the caller's side of the replication has ended.
-	ReportChannelLost(ctx context.Context, vm, node string) error
+	ReportChannelLost(ctx context.Context, r Report) error
 	// Inquire tells how the VM stands on the peer.
 	Inquire(ctx context.Context, vm string) (PeerVM, error)
 }
@@ -47,6 +47,13 @@ type PrepareRequest struct {
 	Generation uint64 `json:"generation"` // the caller's current one
 	QEMU       string `json:"qemu"`
 	Accel      string `json:"accel"`
+}
+
+// Report is news of the caller's copy. One that is about an older generation than the receiver's is late, and ignored.
+type Report struct {
+	VM         string `json:"vm"`
+	From       string `json:"from"`
+	Generation uint64 `json:"generation"`
 }
 
 // PrepareReply tells where the standby listens, and what its disks held before.

@@ -34,7 +34,27 @@ func (m *machine) claimPlan() *Plan {
 	case k.secondary && !k.proof:
 		steps = append(steps, Step{Name: "let the primary speak first", Do: m.deferToPrimary})
 	}
-	return &Plan{Kind: planClaim, Steps: append(steps, Step{Name: "ask the arbiter", Do: m.claim})}
+	return &Plan{Kind: planClaim, Steps: append(steps,
+		Step{Name: "see that this copy lives", Do: m.copyLives},
+		Step{Name: "ask the arbiter", Do: m.claim},
+	)}
+}
+
+// copyLives keeps a node from winning for a copy that is dead: the peer may notice the loss of this copy before this node does.
+func (m *machine) copyLives(ctx context.Context) error {
+	c := m.current()
+	if c == nil {
+		return errCopyDead
+	}
+	actx, cancel := context.WithTimeout(ctx, m.n.cfg.HangTimeout)
+	defer cancel()
+	if err := c.Alive(actx); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("%w: %w", errCopyDead, err)
+	}
+	return nil
 }
 
 // pause waits, but not longer than until the peer's death is proven.
@@ -64,7 +84,8 @@ func (m *machine) deferToPrimary(ctx context.Context) error {
 	grace := m.n.cfg.HeartbeatInterval + 20*time.Millisecond
 	if p, _, err := m.n.partner(); err == nil && m.n.PeerAlive() {
 		rctx, cancel := context.WithTimeout(ctx, grace)
-		err := p.ReportChannelLost(rctx, m.name, m.n.cfg.Name)
+		rec, _ := m.info()
+		err := p.ReportChannelLost(rctx, m.report(rec))
 		cancel()
 		if errors.Is(err, ErrNothingToGoOn) {
 			return nil // no copy runs there

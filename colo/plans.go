@@ -98,14 +98,15 @@ func (m *machine) discard(ctx context.Context) error {
 	c := m.current()
 	_, spec := m.info()
 	if c != nil {
-		cutErr := c.Cut(ctx) // the kill silences it as well
+		m.setCopy(nil) // its end is no event
+		cutErr := c.Cut(ctx)
 		if err := c.Kill(ctx); err != nil {
-			return err
+			m.setCopy(c)
+			return errors.Join(err, cutErr)
 		}
-		if cutErr != nil {
+		if cutErr != nil { // the kill has silenced it as well
 			m.log.Warn("the tap of a dead copy was not cut", "err", cutErr)
 		}
-		m.setCopy(nil)
 	}
 	m.update(func(v *state.VM) { v.Instance = nil })
 	return m.n.launcher.Clear(ctx, spec)
@@ -115,6 +116,10 @@ func (m *machine) guestRuns() {
 	m.mu.Lock()
 	m.guestOff = false
 	m.mu.Unlock()
+}
+
+func (m *machine) report(rec state.VM) Report {
+	return Report{VM: m.name, From: m.n.cfg.Name, Generation: rec.Generation}
 }
 
 // fencePlan makes sure that this copy never speaks again, and tells the peer so when it could be waiting for that.
@@ -151,7 +156,7 @@ func (m *machine) yield(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	err = p.ReportDead(ctx, m.name, m.n.cfg.Name)
+	err = p.ReportDead(ctx, m.report(was))
 	if err == nil || isUnreachable(err) {
 		return err
 	}

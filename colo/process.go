@@ -62,14 +62,14 @@ func (p *process) frozen() bool {
 	return err == nil && (state == 'T' || state == 't')
 }
 
-// lastWords is the end of what the process printed.
+// lastWords is the last line of what the process printed.
 func (p *process) lastWords() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
 		return ""
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(0, len(lines)-3):], "; ")
+	return lines[len(lines)-1]
 }
 
 // procStat reads a process's start time, in clock ticks since boot, and its state letter.

@@ -96,8 +96,15 @@ func (c *qemuCopy) Events() <-chan CopyEvent { return c.events }
 func (c *qemuCopy) PID() int                 { return c.proc.pid }
 func (c *qemuCopy) Stats() CheckpointStats   { return c.cp.stats() }
 
+// Alive asks out of band, so that a main loop that waits for the peer does not count as dead.
+func (c *qemuCopy) Alive(ctx context.Context) error {
+	_, err := c.rescue.QueryYank(ctx)
+	return err
+}
+
 // follow turns QEMU's events into the engine's.
 func (c *qemuCopy) follow(sub *qmp.Subscription) {
+	var began time.Time // COLO, by QEMU's clock
 	for ev := range sub.C() {
 		switch ev.Name {
 		case "STOP":
@@ -117,6 +124,7 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 			case d.Status == "colo" && !c.inColo.Load():
 				c.cp.reset()
 				c.inColo.Store(true)
+				began = ev.Time
 				c.tell(ColoStarted, "COLO has begun")
 			case d.Status == "failed" && c.inColo.Load():
 				c.lost("QEMU's migration failed")
@@ -130,6 +138,10 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 			var d struct {
 				NodeName string `json:"node-name"`
 				Type     string
+			}
+			// QEMU holds repeated ones back for up to a second, so one may be about a peer that was lost before.
+			if !c.inColo.Load() || ev.Time.Before(began) {
+				continue
 			}
 			if err := ev.Decode(&d); err == nil && d.Type != "read" && slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
 				c.lost("writing to the peer's disk failed on " + d.NodeName)

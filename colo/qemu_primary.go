@@ -38,7 +38,7 @@ func (c *qemuCopy) SyncDisks(ctx context.Context, r SyncRequest) error {
 func (c *qemuCopy) Connect(ctx context.Context, to Endpoint) error {
 	p := c.spec.Protection
 	return netcompare.Connect(ctx, c.main, c.nics, to.net(), netcompare.Options{
-		SocketDir: c.dir, CompareTimeout: time.Duration(p.CompareTimeout), ExpiredScanCycle: time.Duration(p.ExpiredScanCycle), Probe: c.l.host.Probe,
+		SocketDir: c.dir, CompareTimeout: time.Duration(p.CompareTimeout), ExpiredScanCycle: time.Duration(p.ExpiredScanCycle),
 	})
 }
 

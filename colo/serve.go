@@ -206,23 +206,17 @@ func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {
 	return m.request(ctx, ReqTakeOver, nil)
 }
 
-func (n *Node) serveReportDead(ctx context.Context, vm, node string) error {
-	m, err := n.machine(vm)
-	if err != nil {
-		return err
-	}
-	if err := n.alive(ctx); err != nil {
-		return err
-	}
-	if m.current() == nil {
-		return fmt.Errorf("%s on %s: %w", vm, n.cfg.Name, ErrNothingToGoOn)
-	}
-	m.post(message{kind: PeerDead, text: node + " says that its copy is dead"})
-	return nil
+func (n *Node) serveReportDead(ctx context.Context, r Report) error {
+	return n.report(ctx, r, PeerDead, "says that its copy is dead")
 }
 
-func (n *Node) serveReportChannelLost(ctx context.Context, vm, node string) error {
-	m, err := n.machine(vm)
+func (n *Node) serveReportChannelLost(ctx context.Context, r Report) error {
+	return n.report(ctx, r, ChannelLost, "says that the replication has ended")
+}
+
+// report turns a peer's news into an event, if there is a copy here that it could concern.
+func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string) error {
+	m, err := n.machine(r.VM)
 	if err != nil {
 		return err
 	}
@@ -230,9 +224,11 @@ func (n *Node) serveReportChannelLost(ctx context.Context, vm, node string) erro
 		return err
 	}
 	if m.current() == nil {
-		return fmt.Errorf("%s on %s: %w", vm, n.cfg.Name, ErrNothingToGoOn)
+		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrNothingToGoOn)
 	}
-	m.post(message{kind: ChannelLost, text: node + " says that the replication has ended"})
+	if rec, _ := m.info(); r.Generation >= rec.Generation {
+		m.post(message{kind: kind, text: r.From + " " + text})
+	}
 	return nil
 }
 

@@ -46,6 +46,11 @@ func nonEmpty(tree *ast.File) int {
 
 // yamlError turns the library's error, which carries the token it stumbled over, into ours.
 func yamlError(err error, file string) error {
+	var inv *InvalidSpecError
+	if errors.As(err, &inv) {
+		inv.File = file
+		return inv
+	}
 	out := &InvalidSpecError{File: file, Field: "spec", Msg: err.Error()}
 	var y yaml.Error
 	if errors.As(err, &y) {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Size is a number of bytes, written as a whole number with an optional unit: 512, 256MiB, 4GiB, 10GB.
@@ -51,12 +53,13 @@ func (s Size) String() string {
 func (s Size) MarshalYAML() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalYAML reads what [ParseSize] reads.
-func (s *Size) UnmarshalYAML(data []byte) error {
-	v, err := ParseSize(unquote(data))
-	if err == nil {
-		*s = v
+func (s *Size) UnmarshalYAML(node ast.Node) error {
+	v, err := ParseSize(scalar(node))
+	if err != nil {
+		return at(node, err.Error())
 	}
-	return err
+	*s = v
+	return nil
 }
 
 // Duration is a time span, written as Go writes it: 500ms, 20s, 5m.
@@ -84,13 +87,20 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 }
 
 // UnmarshalYAML reads a Go duration.
-func (d *Duration) UnmarshalYAML(data []byte) error {
-	v, err := time.ParseDuration(unquote(data))
+func (d *Duration) UnmarshalYAML(node ast.Node) error {
+	v, err := time.ParseDuration(scalar(node))
 	if err != nil {
-		return fmt.Errorf("%s is not a duration: expected for example 500ms or 20s", data)
+		return at(node, fmt.Sprintf("%q is not a duration: expected for example 500ms or 20s", scalar(node)))
 	}
 	*d = Duration(v)
 	return nil
 }
 
-func unquote(data []byte) string { return strings.Trim(strings.TrimSpace(string(data)), `"'`) }
+// scalar is a node's text without quotes.
+func scalar(node ast.Node) string { return node.GetToken().Value }
+
+// at is an error with a node's place.
+func at(node ast.Node, msg string) error {
+	p := node.GetToken().Position
+	return &InvalidSpecError{Field: node.GetPath(), Msg: msg, Line: p.Line, Col: p.Column}
+}

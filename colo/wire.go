@@ -81,10 +81,10 @@ func (p *wired) TakeOver(ctx context.Context, rec arbiter.Record) error {
 	return p.do(func() error { return p.to.serveTakeOver(ctx, rec) })
 }
 
-func (p *wired) ReportDead(ctx context.Context, vm, node string) error {
-	return p.do(func() error { return p.to.serveReportDead(ctx, vm, node) })
+func (p *wired) ReportDead(ctx context.Context, r Report) error {
+	return p.do(func() error { return p.to.serveReportDead(ctx, r) })
 }
 
-func (p *wired) ReportChannelLost(ctx context.Context, vm, node string) error {
-	return p.do(func() error { return p.to.serveReportChannelLost(ctx, vm, node) })
+func (p *wired) ReportChannelLost(ctx context.Context, r Report) error {
+	return p.do(func() error { return p.to.serveReportChannelLost(ctx, r) })
 }

@@ -1,0 +1,124 @@
+package colo
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+const goodSpec = `name: web
+memory: 256MiB
+vcpus: 2
+disks:
+  - name: vda
+    file: web.raw
+    size: 64MiB
+  - name: vdb
+    file: /srv/data.qcow2
+    format: qcow2
+    size: 1GiB
+nics:
+  - name: net0
+    bridge: br0
+    mac: 52:54:00:12:34:56
+protection:
+  checkpoint-delay: 250ms
+  sync-speed: 100MB
+`
+
+func TestParseSpec(t *testing.T) {
+	s, err := ParseSpec([]byte(goodSpec), "web.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Memory != 256<<20 || s.Disks[0].Format != "raw" || s.NICs[0].Model != "virtio-net-pci" || s.Protection.SyncSpeed != 100e6 || s.Machine != "pc" {
+		t.Errorf("%+v", s)
+	}
+	if s.Protection.CompareTimeout != Duration(defaultCompareTimeout) {
+		t.Errorf("compare timeout %s", s.Protection.CompareTimeout)
+	}
+	text, err := MarshalSpec(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ParseSpec(text, "again")
+	if err != nil {
+		t.Fatalf("what was written can't be read: %v\n%s", err, text)
+	}
+	if !reflect.DeepEqual(s, again) {
+		t.Errorf("\n%+v\n%+v", s, again)
+	}
+}
+
+// TestParseSpecErrors checks that each mistake is reported with its place, its field and what was expected.
+func TestParseSpecErrors(t *testing.T) {
+	change := func(old, new string) string {
+		if !strings.Contains(goodSpec, old) {
+			t.Fatalf("no %q in the good spec", old)
+		}
+		return strings.Replace(goodSpec, old, new, 1)
+	}
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown field", change("vcpus: 2", "vcpu: 2"), `web.yaml:3:1: vcpu: unknown field`},
+		{"unknown field below", change("    size: 64MiB", "    size: 64MiB\n    cache: none"), `web.yaml:8:5: cache: unknown field`},
+		{"name", change("name: web", "name: Web_1"), `web.yaml:1:7: name: "Web_1" is not a name`},
+		{"memory", change("256MiB", "256"), `web.yaml:2:9: memory: 256: expected a whole number of MiB`},
+		{"size", change("1GiB", "one"), `web.yaml:11:11: disks[1].size: "one" is not a size: expected a whole number with a unit`},
+		{"duration", change("250ms", "250"), `web.yaml:17:21: protection.checkpoint-delay: "250" is not a duration: expected for example 500ms or 20s`},
+		{"format", change("qcow2\n    size", "vmdk\n    size"), `web.yaml:10:13: disks[1].format: "vmdk": expected raw or qcow2`},
+		{"disk twice", change("name: vdb", "name: vda"), `web.yaml:8:11: disks[1].name: "vda" is used twice`},
+		{"mac", change("52:54:00:12:34:56", "53:54:00:12:34:56"), `web.yaml:15:10: nics[0].mac: 53:54:00:12:34:56 is a multicast address`},
+		{"bridge missing", change("    bridge: br0\n", ""), `nics[0].bridge: "": expected the name of a bridge`},
+		{"no disks", "name: web\nmemory: 1GiB\n", `disks: missing: a VM needs at least one disk`},
+		{"twice", change("vcpus: 2", "vcpus: 2\nvcpus: 3"), `web.yaml:4:1: vcpus: mapping key "vcpus" already defined at [3:1]`},
+		{"empty", "", `expected one YAML document`},
+		{"two documents", goodSpec + "---\n" + goodSpec, `expected one YAML document, found 2`},
+		{"syntax", "name: [web\n", `web.yaml:`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := ParseSpec([]byte(c.text), "web.yaml")
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			var inv *InvalidSpecError
+			if !strings.Contains(err.Error(), c.want) || !errors.As(err, &inv) {
+				t.Errorf("\n got %v (%T)\nwant %s", err, err, c.want)
+			}
+			if strings.Contains(err.Error(), "\n") && c.name != "bridge missing" {
+				t.Errorf("more than one line for one mistake: %s", err)
+			}
+		})
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]Size{"0": 0, "512": 512, "1KiB": 1024, "64 MiB": 64 << 20, "4G": 4 << 30, "10GB": 10e9, "3TiB": 3 << 40, "7B": 7} {
+		got, err := ParseSize(text)
+		if err != nil || got != want {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "MiB", "-1MiB", "1.5GiB", "9223372036854775807KiB", "1XB"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
+
+func FuzzParseSpec(f *testing.F) {
+	f.Add([]byte(goodSpec))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := ParseSpec(data, "fuzz")
+		if err != nil {
+			return
+		}
+		if err := s.Validate(); err != nil {
+			t.Fatalf("accepted, but not valid: %v", err)
+		}
+		if _, err := MarshalSpec(s); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
