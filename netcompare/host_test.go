@@ -63,18 +63,11 @@ func connect(t *testing.T, a Host, aName string, b Host, bName string) {
 		}
 		defer unix.Close(fd)
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: aName}, PeerName: bName, PeerNamespace: netlink.NsFd(fd)}
-		if err := nl.LinkAdd(veth); err != nil {
-			return err
-		}
-		return nl.LinkSetUp(veth)
+		return nl.LinkAdd(veth)
 	})
-	b.in(t, func(nl *netlink.Handle) error {
-		l, err := nl.LinkByName(bName)
-		if err != nil {
-			return err
-		}
-		return nl.LinkSetUp(l)
-	})
+	// Only the addresses that the test gives: those that the kernel makes appear when they like.
+	a.ip(t, "link", "set", "dev", aName, "addrgenmode", "none", "up")
+	b.ip(t, "link", "set", "dev", bName, "addrgenmode", "none", "up")
 }
 
 func (h Host) addr(t *testing.T, link, addr string) {
