@@ -62,6 +62,11 @@ func TestJoinAndCut(t *testing.T) {
 			t.Errorf("after the cut: master %d, flags %x", a.MasterIndex, a.RawFlags)
 		}
 	}
+	for name, want := range map[string]error{n.Bridge: nil, "lo": ErrNoBridge, "br9": ErrNoBridge} {
+		if err := h.CheckBridge(ctx, name); !errors.Is(err, want) {
+			t.Errorf("check of %s: %v, want %v", name, err, want)
+		}
+	}
 	notABridge := n
 	notABridge.Bridge = "lo"
 	if err := h.Join(ctx, notABridge); !errors.Is(err, ErrNoBridge) {
