@@ -17,11 +17,10 @@ const (
 	stageInit   = "init"
 	stageWorker = "worker"
 	envDetached = "COLOCTL_LAB_DETACHED"
+	envProbe    = "COLOCTL_LAB_PROBE"
 
 	// Root is where the lab's folder is seen inside. A unix socket's path has at most 107 bytes, and home folders can be long.
 	Root = "/run/lab"
-	// netnsRoot holds the named network namespaces; it is on the lab's own /run.
-	netnsRoot = "/run/netns"
 )
 
 // Inside tells whether this process is a lab's worker.
@@ -74,6 +73,9 @@ func runInit() int {
 	if err := prepare(); err != nil {
 		_ = json.NewEncoder(out).Encode(err)
 		return 1
+	}
+	if os.Getenv(envProbe) != "" {
+		return 0
 	}
 	worker, err := startWorker(out)
 	if err != nil {
@@ -164,10 +166,8 @@ func mountRun() error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return err
 	}
-	for _, dir := range []string{Root, netnsRoot} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+	if err := os.Mkdir(Root, 0o755); err != nil {
+		return err
 	}
 	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", folder), Root, "", unix.MS_BIND|unix.MS_REC, "")
 }

@@ -37,8 +37,8 @@ func NewEchoProbe(ctx context.Context, dial DialFunc, name, addr string, idle bo
 	return &EchoProbe{Track: Track{Name: name}, conn: conn, idle: idle}, nil
 }
 
-// Run uses the connection until ctx ends, asks once more whether it still works, within grace, and closes it.
-func (p *EchoProbe) Run(ctx context.Context, grace time.Duration) {
+// Run uses the connection until ctx ends, asks once more whether it still works, until final ends, and closes it.
+func (p *EchoProbe) Run(ctx, final context.Context) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -50,7 +50,7 @@ func (p *EchoProbe) Run(ctx context.Context, grace time.Duration) {
 		every(ctx, probeInterval, p.send)
 	}
 	p.send()
-	p.finish(grace)
+	p.finish(final)
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
@@ -108,9 +108,7 @@ func (p *EchoProbe) fail(err error) {
 }
 
 // finish waits for the answers to all that was sent.
-func (p *EchoProbe) finish(grace time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
+func (p *EchoProbe) finish(final context.Context) {
 	tick := time.NewTicker(probeInterval)
 	defer tick.Stop()
 	for {
@@ -121,8 +119,8 @@ func (p *EchoProbe) finish(grace time.Duration) {
 			return
 		}
 		select {
-		case <-ctx.Done():
-			p.fail(fmt.Errorf("no answer to %d lines within %v", left, grace))
+		case <-final.Done():
+			p.fail(fmt.Errorf("no answer to %d lines: %w", left, context.Cause(final)))
 			return
 		case <-tick.C:
 		}

@@ -157,7 +157,7 @@ func TestEchoProbe(t *testing.T) {
 			t.Fatal(err)
 		}
 		probes = append(probes, p)
-		wg.Go(func() { p.Run(ctx, 5*time.Second) })
+		wg.Go(func() { p.Run(ctx, t.Context()) })
 	}
 	until(t, "20 answers", func() bool { return len(probes[0].Points()) >= 20 })
 	cancel()
@@ -200,7 +200,9 @@ func TestEchoProbeSeesABrokenConnection(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.Run(ctx, 100*time.Millisecond)
+			final, cancelFinal := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancelFinal()
+			p.Run(ctx, final)
 			if err := p.Survived(); err == nil {
 				t.Error("it is said to have survived")
 			}
@@ -307,5 +309,75 @@ func TestGetSaysWhatCameBack(t *testing.T) {
 	body, err := get(t.Context(), c, "http://"+addr+"/id")
 	if err != nil || !bytes.Contains(body, []byte("boot-1")) {
 		t.Errorf("%s, %v", body, err)
+	}
+}
+
+func TestStreamProbe(t *testing.T) {
+	addr := guestHTTP(t, nil)
+	for name, tt := range map[string]struct {
+		damage int
+		want   error
+	}{"good": {-1, nil}, "a changed byte": {200 << 10, ErrChecksum}} {
+		t.Run(name, func(t *testing.T) {
+			p := NewStreamProbe(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := plainDial(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return &damage{c, tt.damage}, nil
+			}, addr, 10<<20)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			p.Run(ctx, t.Context())
+			if err := p.Survived(); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if n := len(p.Points()); tt.want == nil && (n < 20 || n > 200) {
+				t.Errorf("%d points of 16 kB in 200 ms: want about 128", n)
+			}
+		})
+	}
+}
+
+// A stream from which nothing comes at the end has not survived.
+func TestStreamProbeSeesSilence(t *testing.T) {
+	addr := guestHTTP(t, nil)
+	stall := make(chan struct{})
+	p := NewStreamProbe(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := plainDial(ctx, network, addr)
+		return &stalling{Conn: c, stall: stall}, err
+	}, addr, 10<<20)
+	ctx, cancel := context.WithCancel(t.Context())
+	final, giveUp := context.WithCancelCause(t.Context())
+	go func() {
+		until(t, "some bytes", func() bool { return len(p.Points()) > 5 })
+		close(stall)
+		cancel()
+		time.Sleep(50 * time.Millisecond)
+		giveUp(errNoLastAnswer)
+	}()
+	p.Run(ctx, final)
+	if err := p.Survived(); !errors.Is(err, errNoLastAnswer) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// stalling is a connection from which nothing comes any more once stall is closed.
+type stalling struct {
+	net.Conn
+	stall chan struct{}
+}
+
+func (s *stalling) Read(b []byte) (int, error) {
+	select {
+	case <-s.stall:
+		b = make([]byte, 1)
+		for {
+			if _, err := s.Conn.Read(b); err != nil {
+				return 0, err
+			}
+		}
+	default:
+		return s.Conn.Read(b)
 	}
 }

@@ -52,6 +52,10 @@ type Result struct {
 	Checkpoints          *int64   `json:"checkpoints"`
 	CheckpointPauseP50MS *float64 `json:"checkpoint_pause_p50_ms"`
 	CheckpointPauseP99MS *float64 `json:"checkpoint_pause_p99_ms"`
+
+	// The median latency in the seconds before the loss: what the blackouts are to be compared with.
+	HTTPP50MS *float64 `json:"http_p50_ms"`
+	TCPP50MS  *float64 `json:"tcp_p50_ms"`
 }
 
 // ms is a duration as a result has it.

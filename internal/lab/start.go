@@ -31,11 +31,15 @@ const (
 type StartOptions struct {
 	// Args are the arguments of this program, without its name, that the worker runs with.
 	Args []string
+	// Env is added to this program's environment.
+	Env []string
 	// Detach lets the lab outlive its starter: it gets a session of its own and writes to the file Log in its folder.
 	Detach bool
 	Log    string
 	// Stdout and Stderr of a lab that isn't detached.
 	Stdout, Stderr *os.File
+	// Probe ends the lab as soon as its surroundings are there, instead of starting a worker.
+	Probe bool
 	// Grace is how long an interrupted lab may clean up before it is killed. Default 30 s.
 	Grace time.Duration
 }
@@ -73,6 +77,10 @@ func Start(ctx context.Context, f *Folder, o StartOptions) error {
 	cmd := exec.Command("/proc/self/exe", o.Args...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), envStage+"="+stageInit, envFolder+"="+f.Path)
+	cmd.Env = append(cmd.Env, o.Env...)
+	if o.Probe {
+		cmd.Env = append(cmd.Env, envProbe+"=1")
+	}
 	cmd.ExtraFiles = []*os.File{reportW, lifeR, f.lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC}
 	if os.Geteuid() != 0 {
@@ -104,6 +112,16 @@ func Start(ctx context.Context, f *Folder, o StartOptions) error {
 		return awaitReady(ctx, cmd, reportR)
 	}
 	return attend(ctx, cmd, reportR, o.Grace)
+}
+
+// Preflight finds out, before anything is fetched or made, whether this machine can run a lab.
+func Preflight(ctx context.Context) error {
+	f, err := MakeFolder("")
+	if err != nil {
+		return err
+	}
+	err = Start(ctx, f, StartOptions{Probe: true, Stderr: os.Stderr})
+	return errors.Join(err, f.Remove())
 }
 
 // awaitReady returns when a detached lab is ready; if it can't be, it is gone afterwards.

@@ -1,0 +1,244 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// settleAfter is how long normal operation is watched before a loss, beside a random part of a checkpoint's interval, so that losses
+// hit checkpoints at every point.
+const settleAfter = baseline + 500*time.Millisecond
+
+// boot starts the VM on the first node, alone.
+var boot = Step{Name: "start the VM", Do: func(ctx context.Context, r *Run) error {
+	r.Tell.Say("n1 starts the VM, alone")
+	begun := time.Now()
+	if err := r.Lab.Boot(ctx, NodeNames[0]); err != nil {
+		return err
+	}
+	r.Tell.Say("the guest's services answer, after %.1f s", time.Since(begun).Seconds())
+	return nil
+}}
+
+// clients starts to use the guest. Half of the idle connections are older than the protection, half are younger.
+var clients = Step{Name: "start the clients", Do: func(ctx context.Context, r *Run) (err error) {
+	if r.Clients, err = StartClients(ctx, r.Lab.Dial, fmt.Sprintf("%s-%d", r.Scenario.Name, r.Result.Seed)); err != nil {
+		return err
+	}
+	r.Tell.Say("clients begin: HTTP, writes, TCP, UDP and a download")
+	return r.Clients.OpenIdle(ctx, 2)
+}}
+
+var moreClients = Step{Name: "open more connections", Do: func(ctx context.Context, r *Run) error { return r.Clients.OpenIdle(ctx, 2) }}
+
+// protect makes the VM redundant for the first time.
+var protect = Step{Name: "protect the VM", Do: func(ctx context.Context, r *Run) error {
+	took, _, err := r.protect(ctx)
+	if err != nil {
+		return err
+	}
+	r.Result.ProtectMS = ms(took)
+	r.mark(false, "protected")
+	return nil
+}}
+
+// reprotect makes it redundant again.
+var reprotect = Step{Name: "protect the VM again", Do: func(ctx context.Context, r *Run) error {
+	took, status, err := r.protect(ctx)
+	if err != nil {
+		return err
+	}
+	r.Result.ReprotectMS = ms(took)
+	if status.Resync != nil {
+		r.Result.ResyncBytes = ptr(status.Resync.Copied)
+		var disks int64
+		for _, d := range status.Disks {
+			disks += int64(d.Size)
+		}
+		r.Result.DiskBytes = ptr(disks)
+	}
+	r.mark(false, "protected again")
+	return nil
+}}
+
+// protect waits until the peer can be a standby, then protects.
+func (r *Run) protect(ctx context.Context) (time.Duration, colo.Status, error) {
+	name, err := r.Lab.Primary(ctx)
+	if err != nil {
+		return 0, colo.Status{}, err
+	}
+	if err := r.awaitPartner(ctx, name); err != nil {
+		return 0, colo.Status{}, err
+	}
+	begun := time.Now()
+	primary := r.Lab.Node(name)
+	r.Tell.Say("%s protects the VM by %s, the guest runs on", name, Other(name))
+	if err := primary.Engine.Protect(ctx, VM, colo.ProtectOptions{}); err != nil {
+		return 0, colo.Status{}, err
+	}
+	took := time.Since(begun)
+	status, err := primary.Status(ctx)
+	if err == nil && !status.Verdict.Protected {
+		err = fmt.Errorf("%s says that it is not protected: %s", name, status.Verdict.Reason)
+	}
+	if err == nil {
+		r.Tell.Say("protected after %.1f s%s", took.Seconds(), describeResync(status))
+	}
+	return took, status, err
+}
+
+func describeResync(s colo.Status) string {
+	if s.Resync == nil {
+		return ""
+	}
+	var disks int64
+	for _, d := range s.Disks {
+		disks += int64(d.Size)
+	}
+	return fmt.Sprintf("; disks made equal by %s, %s sent of %s", s.Resync.Mode, size(s.Resync.Copied), size(disks))
+}
+
+// awaitPartner returns when the other node is alive and has no copy any more.
+func (r *Run) awaitPartner(ctx context.Context, primary string) error {
+	other := r.Lab.Node(Other(primary))
+	if other.Engine == nil {
+		return fmt.Errorf("%s: %w", other.Name, ErrPowerOff)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		status, err := other.Status(ctx)
+		free := errors.Is(err, colo.ErrNoVM)
+		switch status.State {
+		case colo.Stopped, colo.Outdated:
+			free = status.PID == 0
+		case colo.Failed:
+			return fmt.Errorf("%s has failed: %s", other.Name, status.Why)
+		}
+		if free && r.Lab.Node(primary).Engine.PeerAlive() && other.Engine.PeerAlive() {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s doesn't become free: %s (%s): %w", other.Name, status.State, status.Why, context.Cause(ctx))
+		}
+	}
+}
+
+// settle watches normal operation for a while.
+var settle = Step{Name: "watch normal operation", Do: func(ctx context.Context, r *Run) error {
+	wait := settleAfter + time.Duration(r.Rand.Int64N(int64(500*time.Millisecond)))
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return r.noteCheckpoints(ctx)
+}}
+
+// noteCheckpoints is called at the end of a time of protection.
+func (r *Run) noteCheckpoints(ctx context.Context) error {
+	name, err := r.Lab.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	status, err := r.Lab.Node(name).Status(ctx)
+	if err != nil {
+		return err
+	}
+	if status.State == colo.Protected && !status.Verdict.Protected {
+		return fmt.Errorf("%s says that it is not protected: %s", name, status.Verdict.Reason)
+	}
+	if status.Checkpoints.Count > 0 {
+		r.checkpoints = append(r.checkpoints, status.Checkpoints)
+	}
+	return nil
+}
+
+// A side is a node by what it is at that moment.
+type side func(ctx context.Context, r *Run) (string, error)
+
+func primary(ctx context.Context, r *Run) (string, error) { return r.Lab.Primary(ctx) }
+
+func secondary(ctx context.Context, r *Run) (string, error) {
+	name, err := r.Lab.Primary(ctx)
+	return Other(name), err
+}
+
+// lose does something to a side and measures how the VM goes on.
+func lose(which side, what string, do func(ctx context.Context, r *Run, n *Node) error) Step {
+	return Step{Name: what, Do: func(ctx context.Context, r *Run) error {
+		name, err := which(ctx, r)
+		if err != nil {
+			return err
+		}
+		before, err := r.Lab.Primary(ctx)
+		if err != nil {
+			return err
+		}
+		r.lost = name
+		r.Tell.Say("%s: "+what, name)
+		l := loss{at: time.Now()}
+		r.mark(true, "%s: %s", name, what)
+		if err := do(ctx, r, r.Lab.Node(name)); err != nil {
+			return err
+		}
+		return r.survive(ctx, l, before)
+	}}
+}
+
+// survive waits until one node runs the VM alone and the clients are served, and completes the loss.
+func (r *Run) survive(ctx context.Context, l loss, before string) error {
+	// Of both nodes one goes on; it is known only afterwards which.
+	goneOn, err := r.Lab.Journal.Await(ctx, l.at, func(e colo.Event) bool { return e.VM == VM && e.Kind == "state" && e.State == colo.Solo })
+	if err != nil {
+		return fmt.Errorf("nobody goes on: %w", err)
+	}
+	voice := goneOn.Time
+	for _, e := range r.Lab.Journal.Since(l.at) {
+		if l.detect == nil && !l.planned && e.Kind == "state" {
+			l.detect = ms(e.Time.Sub(l.at))
+		}
+		// A promoted secondary has its voice back when it begins to tell so, long before its overlays are committed.
+		if e.Node == goneOn.Node && e.Kind == "step" && e.Text == "announce the guest" {
+			voice = e.Time
+			break
+		}
+	}
+	l.failover = ms(voice.Sub(l.at))
+	if err := r.Clients.AwaitAnswers(ctx, goneOn.Time); err != nil {
+		return err
+	}
+	select { // what comes late belongs to the loss too
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	l.until = time.Now()
+	r.losses = append(r.losses, l)
+	http, _ := r.Clients.HTTP.Blackout(l.at, l.until)
+	tcp, _ := r.Clients.TCP.Blackout(l.at, l.until)
+	role := "goes on"
+	if goneOn.Node != before {
+		role = "has taken over"
+	}
+	r.Tell.Say("%s %s after %.0f ms; clients waited %d ms (HTTP), %d ms (TCP)", goneOn.Node, role, *l.failover, http.Milliseconds(), tcp.Milliseconds())
+	return nil
+}
+
+// finish ends the clients, and compares what was acknowledged with what the guest has.
+var finish = Step{Name: "compare writes", Do: func(ctx context.Context, r *Run) error {
+	r.Clients.Stop()
+	tally, err := r.Clients.Writes.Verify(ctx)
+	if err != nil {
+		return err
+	}
+	r.Result.WritesLost, r.Result.WritesDuplicated = ptr(tally.Lost), ptr(tally.Duplicated)
+	r.Tell.Say("%d writes acknowledged, %d lost, %d twice", tally.Acked, tally.Lost, tally.Duplicated)
+	return nil
+}}

@@ -1,0 +1,117 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/internal/guest/service"
+)
+
+const (
+	// survivalGrace is how long a connection may be silent at the end. TCP's retransmissions after a minute of silence are that far apart.
+	survivalGrace = 60 * time.Second
+	streamRate    = 1 << 20 // bytes a second
+)
+
+// Clients are all that use the guest during a run.
+type Clients struct {
+	HTTP   *HTTPProbe
+	Writes *CounterProbe
+	TCP    *EchoProbe
+	Stream *StreamProbe
+	UDP    *UDPProbe
+	Idle   []*EchoProbe
+
+	dial   DialFunc
+	wg     sync.WaitGroup
+	ctx    context.Context // use the guest
+	end    context.CancelFunc
+	final  context.Context // wait for its last answers
+	giveUp context.CancelCauseFunc
+}
+
+var errNoLastAnswer = fmt.Errorf("nothing for %v", survivalGrace)
+
+// StartClients begins to use the guest. The caller must Stop them.
+func StartClients(ctx context.Context, dial DialFunc, prefix string) (*Clients, error) {
+	http, echo := guestAddr(service.PortHTTP), guestAddr(service.PortEcho)
+	c := &Clients{
+		dial: dial, HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix), Stream: NewStreamProbe(dial, http, streamRate),
+	}
+	var err error
+	if c.UDP, err = NewUDPProbe(ctx, dial, echo); err != nil {
+		return nil, err
+	}
+	if c.TCP, err = NewEchoProbe(ctx, dial, "tcp", echo, false); err != nil {
+		return nil, errors.Join(err, c.UDP.conn.Close())
+	}
+	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
+	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.wg.Go(func() { c.HTTP.Run(c.ctx) })
+	c.wg.Go(func() { c.Writes.Run(c.ctx) })
+	c.wg.Go(func() { c.UDP.Run(c.ctx) })
+	c.wg.Go(func() { c.TCP.Run(c.ctx, c.final) })
+	c.wg.Go(func() { c.Stream.Run(c.ctx, c.final) })
+	return c, nil
+}
+
+// OpenIdle opens connections that say nothing until the end.
+func (c *Clients) OpenIdle(ctx context.Context, n int) error {
+	for range n {
+		p, err := NewEchoProbe(ctx, c.dial, fmt.Sprintf("idle%d", len(c.Idle)), guestAddr(service.PortEcho), true)
+		if err != nil {
+			return err
+		}
+		c.Idle = append(c.Idle, p)
+		c.wg.Go(func() { p.Run(c.ctx, c.final) })
+	}
+	return nil
+}
+
+// Stop ends all clients, gives the long-lived connections time for their last answers and waits for them. A second call does nothing.
+func (c *Clients) Stop() {
+	c.end()
+	t := time.AfterFunc(survivalGrace, func() { c.giveUp(errNoLastAnswer) })
+	defer t.Stop()
+	c.wg.Wait()
+}
+
+// Abort ends all clients at once and waits for them.
+func (c *Clients) Abort() {
+	c.giveUp(context.Canceled)
+	c.end()
+	c.wg.Wait()
+}
+
+// Connections returns how many long-lived connections there were and why some of them did not survive. Stop must have been called.
+func (c *Clients) Connections() (total int, broken []error) {
+	all := []interface{ Survived() error }{c.TCP, c.Stream}
+	for _, p := range c.Idle {
+		all = append(all, p)
+	}
+	for _, p := range all {
+		if err := p.Survived(); err != nil {
+			broken = append(broken, err)
+		}
+	}
+	return len(all), broken
+}
+
+// Tracks are what a plot shows.
+func (c *Clients) Tracks() []*Track {
+	return []*Track{&c.HTTP.Track, &c.TCP.Track, &c.Writes.Track, &c.UDP.Track}
+}
+
+// AwaitAnswers returns when the web service and the long-lived connection have both answered something that was asked after since.
+func (c *Clients) AwaitAnswers(ctx context.Context, since time.Time) error {
+	if err := c.HTTP.Await(ctx, since); err != nil {
+		return fmt.Errorf("no HTTP answer: %w", err)
+	}
+	if err := c.TCP.Await(ctx, since); err != nil {
+		return fmt.Errorf("no answer on the long-lived connection: %w", err)
+	}
+	return nil
+}

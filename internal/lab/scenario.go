@@ -1,0 +1,249 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// A Scenario is what happens to a lab, and what must be true afterwards.
+type Scenario struct {
+	Name    string
+	Summary string
+	// Cycles says that -n is the number of cycles in one life of the VM. Otherwise it is the number of lives.
+	Cycles bool
+	// Disk is the size of the guest's disk in bytes; 0 is the lab's default.
+	Disk int64
+	// Told says that the scenario tells its own story on standard output.
+	Told bool
+	// Steps are done in order; n is the number of cycles. A step that fails ends the run.
+	Steps func(n int) []Step
+	// Checks are made of the result when all steps were done, in addition to those that hold in every scenario.
+	Checks []Check
+}
+
+// A Step is one thing that is done to the lab, or waited for.
+type Step struct {
+	Name string
+	Do   func(ctx context.Context, r *Run) error
+	// Limit is how long it may take; stepLimit when 0.
+	Limit time.Duration
+}
+
+// stepLimit is far more than any step takes on a slow machine: it turns a hang into an error.
+const stepLimit = 2 * time.Minute
+
+// A Check returns what is wrong with a result, or nil.
+type Check func(*Result) error
+
+// FindScenario returns a scenario by its name.
+func FindScenario(name string) (*Scenario, error) {
+	for i, s := range Scenarios {
+		if s.Name == name {
+			return &Scenarios[i], nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %q; see: coloctl lab list", ErrUnknownScenario, name)
+}
+
+// Run is one run of a scenario while it goes on.
+type Run struct {
+	Scenario *Scenario
+	Lab      *Lab
+	Clients  *Clients
+	Result   *Result
+	Marks    []Mark
+	Rand     *rand.Rand
+	Tell     *Teller
+
+	losses      []loss
+	checkpoints []colo.CheckpointStats // one for each time of protection, when it ended
+	lost        string                 // the node that was lost last
+	extra       []*Track               // drawn beside the clients' own
+}
+
+// loss is one loss and what was measured of it.
+type loss struct {
+	at       time.Time
+	until    time.Time // when all was well again
+	planned  bool
+	detect   *float64
+	failover *float64
+}
+
+// RunOptions are those of one run.
+type RunOptions struct {
+	Seed uint64
+	N    int // cycles
+	Lab  Options
+	Tell *Teller
+}
+
+// Execute makes a lab, runs the scenario on it and removes it. The error of the result says what went wrong; the error returned is only for
+// what makes a result impossible: an interruption, or a machine that can't run a lab.
+func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
+	o.Lab.Disk = s.Disk
+	o.Lab.Tell = o.Tell.event
+	r := &Run{
+		Scenario: s, Rand: rand.New(rand.NewPCG(o.Seed, 0x636f6c6f)), Tell: o.Tell,
+		Result: &Result{Scenario: s.Name, Seed: o.Seed, QEMU: ptr(o.Lab.Assets.Version), Accel: ptr(o.Lab.Assets.Accel)},
+	}
+	l, err := New(ctx, o.Lab)
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, ErrPrecondition) {
+			return r, errors.Join(context.Cause(ctx), err)
+		}
+		r.Result.Error = ptr(err.Error())
+		return r, nil
+	}
+	r.Lab = l
+	err = r.steps(ctx, s.Steps(max(o.N, 1)))
+	if r.Clients != nil {
+		r.Clients.Abort() // after a good run they have ended already
+	}
+	r.measure()
+	if err == nil {
+		err = r.check()
+	}
+	err = errors.Join(err, l.Close())
+	if ctx.Err() != nil {
+		return r, context.Cause(ctx)
+	}
+	r.Result.OK = err == nil
+	if err != nil {
+		r.Result.Error = ptr(err.Error())
+	}
+	return r, nil
+}
+
+func (r *Run) steps(ctx context.Context, steps []Step) error {
+	for _, s := range steps {
+		limit := s.Limit
+		if limit == 0 {
+			limit = stepLimit
+		}
+		sctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %v", limit))
+		err := s.Do(sctx, r)
+		cause := context.Cause(sctx)
+		cancel()
+		if err != nil {
+			if cause != nil && !errors.Is(err, cause) {
+				err = fmt.Errorf("%w: %w", cause, err)
+			}
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// mark notes a moment for the plot.
+func (r *Run) mark(loss bool, format string, args ...any) {
+	r.Marks = append(r.Marks, Mark{At: time.Now(), Text: fmt.Sprintf(format, args...), Loss: loss})
+}
+
+// measure fills in what can be told from the records of the clients and the nodes. What can't stays null.
+func (r *Run) measure() {
+	res := r.Result
+	var detect, failover, http, tcp, httpP50, tcpP50 []float64
+	add := func(list *[]float64, d time.Duration, ok bool) {
+		if ok {
+			*list = append(*list, *ms(d))
+		}
+	}
+	for _, l := range r.losses {
+		if l.detect != nil {
+			detect = append(detect, *l.detect)
+		}
+		if l.failover != nil {
+			failover = append(failover, *l.failover)
+		}
+		if r.Clients == nil {
+			continue
+		}
+		d, ok := r.Clients.HTTP.Blackout(l.at, l.until)
+		add(&http, d, ok)
+		d, ok = r.Clients.TCP.Blackout(l.at, l.until)
+		add(&tcp, d, ok)
+		d, ok = r.Clients.HTTP.Latency(0.5, l.at.Add(-baseline), l.at)
+		add(&httpP50, d, ok)
+		d, ok = r.Clients.TCP.Latency(0.5, l.at.Add(-baseline), l.at)
+		add(&tcpP50, d, ok)
+	}
+	res.DetectMS, res.FailoverMS, res.BlackoutHTTPMS, res.BlackoutTCPMS = median(detect), median(failover), median(http), median(tcp)
+	res.HTTPP50MS, res.TCPP50MS = median(httpP50), median(tcpP50)
+	if len(r.checkpoints) > 0 {
+		var count int64
+		var p50 []float64
+		var p99 time.Duration
+		for _, c := range r.checkpoints {
+			count += int64(c.Count)
+			p50 = append(p50, *ms(c.PauseP50))
+			p99 = max(p99, c.PauseP99)
+		}
+		res.Checkpoints, res.CheckpointPauseP50MS, res.CheckpointPauseP99MS = &count, median(p50), ms(p99)
+	}
+	if r.Clients != nil {
+		res.WritesAcked = ptr(r.Clients.Writes.Acked())
+		if n := r.Clients.HTTP.BootIDs(); n > 0 {
+			res.BootIDSame = ptr(n == 1)
+		}
+		total, broken := r.Clients.Connections()
+		res.TCPTotal, res.TCPSurvived = ptr(total), ptr(total-len(broken))
+	}
+	if n, err := r.Lab.OutputsFromBoth(); err == nil {
+		res.OutputsFromBoth = &n
+	}
+}
+
+// baseline is how long before a loss the latency of normal operation is taken from.
+const baseline = 3 * time.Second
+
+// check applies what must hold in every scenario, then the scenario's own.
+func (r *Run) check() error {
+	var errs []error
+	if _, broken := r.Clients.Connections(); len(broken) > 0 {
+		errs = append(errs, broken...)
+	}
+	for _, c := range slices.Concat(alwaysTrue, r.Scenario.Checks) {
+		if err := c(r.Result); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// alwaysTrue are the checks of every scenario. A figure that they need and that wasn't measured is a failure too.
+var alwaysTrue = []Check{
+	func(r *Result) error {
+		if r.BootIDSame == nil || !*r.BootIDSame {
+			return errors.New("the guest was started anew, or never answered")
+		}
+		return nil
+	},
+	zero("writes lost", func(r *Result) *int { return r.WritesLost }),
+	zero("writes duplicated", func(r *Result) *int { return r.WritesDuplicated }),
+	zero("frames that broke the rule of one voice", func(r *Result) *int { return r.OutputsFromBoth }),
+	func(r *Result) error {
+		if r.WritesAcked == nil || *r.WritesAcked == 0 {
+			return errors.New("no write was acknowledged")
+		}
+		return nil
+	},
+}
+
+func zero(what string, value func(*Result) *int) Check {
+	return func(r *Result) error {
+		switch v := value(r); {
+		case v == nil:
+			return fmt.Errorf("%s: not measured", what)
+		case *v != 0:
+			return fmt.Errorf("%s: %d", what, *v)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,131 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// tellWidth is the width of a plain terminal.
+const tellWidth = 80
+
+// A Teller says what happens while it does, a line each, with the time since its beginning. On a terminal it shows progress in the last
+// line. It is safe for concurrent use. A nil Teller says nothing.
+type Teller struct {
+	mu    sync.Mutex
+	w     io.Writer
+	start time.Time
+	live  bool // the last line may be written over
+	shown bool // there is such a line now
+	pause time.Time
+}
+
+// NewTeller makes a teller; live says that w is a terminal.
+func NewTeller(w io.Writer, live bool) *Teller { return &Teller{w: w, start: time.Now(), live: live} }
+
+// Say tells one thing. Text that is too long for a line goes on in the next, indented.
+func (t *Teller) Say(format string, args ...any) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	prefix := fmt.Sprintf("%6.1f s  ", time.Since(t.start).Seconds())
+	for i, line := range wrap(fmt.Sprintf(format, args...), tellWidth-len(prefix)) {
+		if i > 0 {
+			prefix = strings.Repeat(" ", len(prefix))
+		}
+		fmt.Fprintln(t.w, prefix+line)
+	}
+}
+
+// Block writes lines as they are.
+func (t *Teller) Block(text string) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.clear()
+	fmt.Fprintln(t.w, strings.TrimRight(text, "\n"))
+}
+
+// Progress shows how far something is, on a terminal only and at most ten times a second.
+func (t *Teller) Progress(format string, args ...any) {
+	if t == nil || !t.live {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); now.Sub(t.pause) < 100*time.Millisecond {
+		return
+	} else {
+		t.pause = now
+	}
+	line := "          " + fmt.Sprintf(format, args...)
+	if len(line) >= tellWidth {
+		line = line[:tellWidth-1]
+	}
+	t.clear()
+	fmt.Fprint(t.w, line)
+	t.shown = true
+}
+
+func (t *Teller) clear() {
+	if t.shown {
+		fmt.Fprint(t.w, "\r\x1b[K")
+		t.shown = false
+	}
+}
+
+// event shows the progress that nodes report.
+func (t *Teller) event(e colo.Event) {
+	if t == nil || e.Kind != "progress" {
+		return
+	}
+	done, _ := e.Fields["done"].(int64)
+	total, _ := e.Fields["total"].(int64)
+	rate, _ := e.Fields["rate"].(int64)
+	if total <= 0 {
+		return
+	}
+	const width = 24
+	filled := int(min(done, total) * width / total)
+	t.Progress("%s [%s%s] %s of %s, %s/s", e.Text, strings.Repeat("#", filled), strings.Repeat(".", width-filled), size(done), size(total), size(rate))
+}
+
+// size prints bytes for people.
+func size(n int64) string {
+	for _, u := range []struct {
+		unit  string
+		bytes int64
+	}{{"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}} {
+		if n >= u.bytes {
+			return fmt.Sprintf("%.3g %s", float64(n)/float64(u.bytes), u.unit)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// wrap breaks text at spaces.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case len(line)+1+len(word) <= width:
+			line += " " + word
+		default:
+			lines = append(lines, line)
+			line = word
+		}
+	}
+	return append(lines, line)
+}
