@@ -9,7 +9,7 @@ import (
 )
 
 // Main is the command "provision": it makes sure of the tools, with progress
-// on errors, and prints what they are on out; with --env as NAME=value lines for
+// on errOut, and prints on out what they are; with --env as NAME=value lines for
 // make and the tests.
 func Main(ctx context.Context, args []string, out, errOut io.Writer) error {
 	flags := flag.NewFlagSet("provision", flag.ContinueOnError)
