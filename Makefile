@@ -1,0 +1,36 @@
+# The handful of verbs a person needs. Everything they need besides Go and Debian's packages named in the README they fetch themselves.
+GO      ?= go
+BIN     := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/coloctl/coloctl/internal/version.Version=$(VERSION)
+LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
+# QEMU and the guest's kernel: the machine's own where they are fit, otherwise in the user's cache folder.
+TOOLS    = eval "$$($(GO) run ./internal/provision/cmd/provision --env)"
+
+.PHONY: all build demo test bench lint fuzz clean
+all: build
+
+build: ## binaries in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/guest-init ./internal/guest/init
+
+demo: build ## the story: a VM loses its host, goes on, and is protected again
+	$(BIN)/coloctl lab provision
+	$(BIN)/coloctl lab run story $(ARGS)
+
+test: ## all tests, with real QEMU; needs root or user namespaces
+	$(GO) vet ./...
+	$(TOOLS) && $(GO) test -race -timeout 18m ./...
+
+bench: build ## figures, as ratios from one run
+	$(TOOLS) && $(GO) run ./internal/bench $(ARGS)
+
+lint: ## golangci-lint, with the rule that keeps the layers apart
+	$(GO) run $(LINT) run ./...
+
+fuzz: ## each fuzz target for a while
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
+		$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(T),30s) $$p || exit 1; done; done
+
+clean:
+	rm -rf $(BIN)
