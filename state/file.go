@@ -119,6 +119,8 @@ func openBolt(path string, lock time.Duration, readOnly bool) (db *bolt.DB, err 
 	defer func() {
 		if r := recover(); r != nil {
 			if file != nil {
+				// The memory map outlives this and would keep the lock.
+				_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
 				_ = file.Close()
 			}
 			db, err = nil, &CorruptError{Path: path, Detail: fmt.Errorf("%v", r)}

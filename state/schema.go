@@ -52,10 +52,8 @@ func verifyValue(bucket string, value []byte) error {
 		v = &Entry{}
 	case bucket == bucketPorts:
 		v = &portRecord{}
-	case bucket == bucketMeta:
-		v = &map[string]json.RawMessage{}
 	default:
-		return nil
+		return nil // meta is looked at key by key
 	}
 	if err := json.Unmarshal(value, v); err != nil {
 		return err
