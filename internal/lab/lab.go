@@ -190,6 +190,15 @@ func (l *Lab) Primary(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("no node runs the VM: %v", states)
 }
 
+// Protect makes the VM redundant.
+func (l *Lab) Protect(ctx context.Context) error {
+	name, err := l.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	return l.nodes[name].Engine.Protect(ctx, VM, colo.ProtectOptions{})
+}
+
 // CutLinks cuts every replication link, and with them what the nodes' engines say to each other.
 func (l *Lab) CutLinks(how Cut) error {
 	l.wire.SetUp(false)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -139,6 +140,15 @@ func (r *Run) steps(ctx context.Context, steps []Step) error {
 		}
 	}
 	return nil
+}
+
+// Plot draws what the clients felt.
+func (r *Run) Plot(w io.Writer) error {
+	title := fmt.Sprintf("%s: what the clients felt (QEMU %s, %s)", r.Scenario.Name, *r.Result.QEMU, *r.Result.Accel)
+	if r.Clients == nil {
+		return fmt.Errorf("%s: there is nothing to plot, no client ran", r.Scenario.Name)
+	}
+	return Plot(w, title, append(r.Clients.Tracks(), r.extra...), r.Marks)
 }
 
 // mark notes a moment for the plot.

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/internal/lab"
+)
+
+// Exit codes.
+const (
+	exitOK           = 0
+	exitError        = 1
+	exitUsage        = 2
+	exitNotRunning   = 3 // not running or not protected
+	exitRefused      = 4 // by a precondition
+	exitTimeout      = 5 // still going on when --timeout was over
+	exitNoArbiter    = 6 // arbiter or fencing unavailable
+	exitInterrupted  = 130
+	exitShellMissing = 127 // what a shell says of a command that isn't there
+)
+
+// usageError is for what was typed.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// errTimeout is the cause of a context that --timeout ended.
+var errTimeout = errors.New("still going on at the timeout")
+
+// exitCode is the one place where an error becomes an exit code.
+func exitCode(err error) int {
+	var usage *usageError
+	var exit *lab.ExitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		return exit.Code
+	case errors.Is(err, lab.ErrInterrupted):
+		return exitInterrupted
+	case errors.As(err, &usage), errors.Is(err, lab.ErrName), errors.Is(err, lab.ErrUnknownScenario):
+		return exitUsage
+	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded):
+		return exitTimeout
+	case errors.Is(err, lab.ErrNoLab):
+		return exitNotRunning
+	case refused(err):
+		return exitRefused
+	case errors.Is(err, arbiter.ErrUnreachable):
+		return exitNoArbiter
+	}
+	return exitError
+}
+
+// refused tells whether a person has to remedy something first.
+func refused(err error) bool {
+	for _, target := range []error{lab.ErrPrecondition, lab.ErrExists} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/coloctl/coloctl/internal/lab"
+)
+
+// operands says how many a command takes; max -1 is any number.
+type operands struct {
+	min, max int
+	usage    string
+	// command says that what follows the first operand belongs to another program: it is left as it is.
+	command bool
+}
+
+// rules remembers the operands of every command made by leaf.
+type rules map[*cli.Command]operands
+
+// leaf finishes a command that does something: exact operands, -o, --timeout, and exit code 2 for what was typed wrongly.
+func (r rules) leaf(c *cli.Command, o operands) *cli.Command {
+	c.ArgsUsage = o.usage
+	c.HideHelpCommand = true
+	c.OnUsageError = onUsageError
+	if !o.command {
+		c.Flags = append(c.Flags, outputFlag())
+	}
+	c.Flags = append(c.Flags, &cli.DurationFlag{Name: "timeout", Usage: "give up after this time (0: never)", DefaultText: "0"})
+	action := c.Action
+	c.Action = func(cc *cli.Context) error {
+		n := cc.NArg()
+		if n < o.min || o.max >= 0 && n > o.max {
+			return usagef("%s: expected %s, got %d operands: %q", cc.Command.HelpName, o.describe(), n, cc.Args().Slice())
+		}
+		if !o.command {
+			if _, err := lab.ParseFormat(cc.String("output")); err != nil {
+				return &usageError{err}
+			}
+		}
+		if limit := cc.Duration("timeout"); limit > 0 {
+			ctx, cancel := context.WithTimeoutCause(cc.Context, limit, fmt.Errorf("%s: %w of %v", cc.Command.HelpName, errTimeout, limit))
+			defer cancel()
+			cc.Context = ctx
+		} else if limit < 0 {
+			return usagef("--timeout %v: expected 0 or more", limit)
+		}
+		return action(cc)
+	}
+	r[c] = o
+	return c
+}
+
+func (o operands) describe() string {
+	if o.usage == "" {
+		return "no operands"
+	}
+	return o.usage
+}
+
+// group is a command that only holds others.
+func group(c *cli.Command) *cli.Command {
+	c.HideHelpCommand = true
+	c.OnUsageError = onUsageError
+	c.Action = groupAction
+	return c
+}
+
+func groupAction(cc *cli.Context) error {
+	if cc.Args().Present() {
+		return usagef("unknown command %q; see: %s --help", cc.Args().First(), strings.TrimSpace(cc.App.Name+" "+strings.TrimPrefix(cc.Command.HelpName, cc.App.Name)))
+	}
+	return cli.ShowSubcommandHelp(cc)
+}
+
+func onUsageError(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
+
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "print as table, json or yaml"}
+}
+
+func format(cc *cli.Context) lab.Format { return lab.Format(cc.String("output")) }
+
+// reorder puts a command's flags before its operands, where the flag package wants them: it takes flags behind an operand silently as
+// further operands otherwise. What follows "--" is an operand whatever it looks like.
+func (r rules) reorder(app *cli.App, args []string) []string {
+	if len(args) == 0 {
+		return args
+	}
+	var command *cli.Command
+	commands, i := app.Commands, 1
+	for ; i < len(args); i++ {
+		next := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[i]) })
+		if next < 0 {
+			break
+		}
+		command = commands[next]
+		commands = command.Subcommands
+	}
+	if command == nil {
+		return args
+	}
+	o, known := r[command]
+	if !known {
+		return args
+	}
+	flags, rest := slices.Clone(args[:i]), []string(nil)
+	for ; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case arg == "--":
+			rest = append(rest, args[i+1:]...)
+			i = len(args)
+		case len(arg) > 1 && arg[0] == '-':
+			flags = append(flags, arg)
+			if takesValue(command, arg) && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		case o.command:
+			rest = append(rest, args[i:]...)
+			i = len(args)
+		default:
+			rest = append(rest, arg)
+		}
+	}
+	return append(append(flags, "--"), rest...)
+}
+
+// takesValue tells whether the flag's value is the next argument.
+func takesValue(c *cli.Command, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	if strings.Contains(name, "=") {
+		return false
+	}
+	for _, f := range c.Flags {
+		if slices.Contains(f.Names(), name) {
+			d, ok := f.(cli.DocGenerationFlag)
+			return ok && d.TakesValue()
+		}
+	}
+	return false
+}
+
+// positive is for durations and counts that must not be less than one.
+func positive(name string, n int) error {
+	if n < 1 {
+		return usagef("%s %d: expected 1 or more", name, n)
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/coloctl/coloctl/internal/lab"
+)
+
+// downGrace is how long a lab may take to end by itself.
+const downGrace = 15 * time.Second
+
+func labCommand(r rules) *cli.Command {
+	name := func() cli.Flag {
+		return &cli.StringFlag{Name: "name", Value: "lab", Usage: "`NAME` of the lab"}
+	}
+	return group(&cli.Command{Name: "lab", Usage: "two nodes and a client on this machine", Subcommands: []*cli.Command{
+		r.leaf(&cli.Command{Name: "run", Usage: "run a scenario and measure what a client notices", Flags: runFlags(), Action: labRun},
+			operands{min: 1, max: 1, usage: "SCENARIO"}),
+		r.leaf(&cli.Command{Name: "list", Usage: "list the scenarios", Action: labList}, operands{}),
+		r.leaf(&cli.Command{Name: "up", Usage: "start a lab that stays, with a protected VM", Flags: []cli.Flag{
+			name(), &cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
+			&cli.BoolFlag{Name: "alone", Usage: "don't protect the VM"},
+		}, Action: labUp}, operands{}),
+		r.leaf(&cli.Command{Name: "status", Usage: "show a lab that is up", Flags: []cli.Flag{name()}, Action: labStatus}, operands{}),
+		r.leaf(&cli.Command{Name: "shell", Usage: "run a command, or a shell, on a node or the client of a lab", Flags: []cli.Flag{name()}, Action: labShell},
+			operands{min: 1, max: -1, usage: "n1|n2|client [COMMAND...]", command: true}),
+		r.leaf(&cli.Command{Name: "down", Usage: "end a lab and remove all of it", Flags: []cli.Flag{name()}, Action: labDown}, operands{}),
+		r.leaf(&cli.Command{Name: "provision", Usage: "find or fetch QEMU and the guest's kernel", Action: labProvision}, operands{}),
+	}})
+}
+
+func labList(cc *cli.Context) error {
+	type entry struct {
+		Name    string `json:"name"`
+		Summary string `json:"summary"`
+	}
+	var all []entry
+	for _, s := range lab.Scenarios {
+		all = append(all, entry{s.Name, s.Summary})
+	}
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, all)
+	}
+	w := tabwriter.NewWriter(cc.App.Writer, 0, 0, 3, ' ', 0)
+	for _, s := range all {
+		fmt.Fprintf(w, "%s\t%s\n", s.Name, s.Summary)
+	}
+	return w.Flush()
+}
+
+func labProvision(cc *cli.Context) error {
+	assets, err := lab.PrepareAssets(cc.Context, cc.App.ErrWriter)
+	if err != nil {
+		return err
+	}
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, assets)
+	}
+	w := tabwriter.NewWriter(cc.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "QEMU\t%s, %s, %s\nqemu-img\t%s\nkernel\t%s\nguest\t%s\n", assets.QEMU[0], assets.Version, assets.Accel, assets.QEMUImg[0],
+		assets.Kernel, assets.Initrd)
+	return w.Flush()
+}
+
+// labUp runs twice: as typed, and as the worker inside the lab that it has started.
+func labUp(cc *cli.Context) error {
+	if err := positive("--links", cc.Int("links")); err != nil {
+		return err
+	}
+	if lab.Inside() {
+		err := keepLab(cc.Context, cc.Int("links"), !cc.Bool("alone"))
+		if errors.Is(err, lab.ErrInterrupted) {
+			return nil // a signal is how init systems end what stays
+		}
+		return err
+	}
+	ctx, name := cc.Context, cc.String("name")
+	if _, err := lab.NamedFolder(name); err != nil {
+		return err
+	}
+	env, err := prepare(ctx, cc)
+	if err != nil {
+		return err
+	}
+	f, err := lab.MakeFolder(name)
+	if err != nil {
+		return err
+	}
+	err = lab.Start(ctx, f, lab.StartOptions{Args: os.Args[1:], Env: env, Detach: true, Log: filepath.Join(f.Path, "lab.log")})
+	if err != nil {
+		return errors.Join(err, f.Remove())
+	}
+	if err := f.Release(); err != nil {
+		return err
+	}
+	return labStatus(cc)
+}
+
+// prepare does what needs the machine's network and is the same for all labs.
+func prepare(ctx context.Context, cc *cli.Context) ([]string, error) {
+	lab.Sweep()
+	if err := lab.Preflight(ctx); err != nil {
+		return nil, err
+	}
+	assets, err := lab.PrepareAssets(ctx, cc.App.ErrWriter)
+	if err != nil {
+		return nil, err
+	}
+	env, err := assets.Env()
+	return []string{env}, err
+}
+
+// keepLab is the worker of a lab that stays up.
+func keepLab(ctx context.Context, links int, protected bool) (err error) {
+	said := false
+	defer func() {
+		if err != nil && !said {
+			err = errors.Join(err, lab.Unready(err))
+		}
+	}()
+	assets, err := lab.InheritedAssets()
+	if err != nil {
+		return err
+	}
+	l, err := lab.New(ctx, lab.Options{Assets: assets, Links: links, Dir: lab.Root, Log: os.Stderr})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if err := l.Boot(ctx, lab.NodeNames[0]); err != nil {
+		return err
+	}
+	if protected {
+		if err := l.Protect(ctx); err != nil {
+			return err
+		}
+	}
+	return l.Serve(ctx, func() error {
+		said = true
+		return lab.Ready()
+	})
+}
+
+func labStatus(cc *cli.Context) error {
+	h, err := lab.OpenLab(cc.String("name"))
+	if err != nil {
+		return err
+	}
+	s, err := h.Status(cc.Context)
+	if err != nil {
+		return err
+	}
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, s)
+	}
+	fmt.Fprintf(cc.App.Writer, "lab %s, process %d, folder %s, guest %s\n", s.Name, s.PID, s.Folder, s.Guest)
+	w := tabwriter.NewWriter(cc.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "HOST\tVM\tPROTECTED\tWHY")
+	for _, n := range s.Nodes {
+		switch {
+		case n.State == "" && n.Reason == "":
+			fmt.Fprintf(w, "%s\t-\t-\t-\n", n.Name)
+		case n.Protected:
+			fmt.Fprintf(w, "%s\t%s\tyes\t%s\n", n.Name, n.State, n.Why)
+		default:
+			fmt.Fprintf(w, "%s\t%s\tno: %s\t%s\n", n.Name, n.State, n.Reason, n.Why)
+		}
+	}
+	return w.Flush()
+}
+
+func labShell(cc *cli.Context) error {
+	h, err := lab.OpenLab(cc.String("name"))
+	if err != nil {
+		return err
+	}
+	s, err := h.Status(cc.Context)
+	if err != nil {
+		return err
+	}
+	host, command := cc.Args().First(), cc.Args().Tail()
+	if len(command) == 0 {
+		command = []string{"/bin/sh"}
+		if sh := os.Getenv("SHELL"); sh != "" {
+			command[0] = sh
+		}
+	}
+	args, err := s.ShellArgs(host, command)
+	if err != nil {
+		return &usageError{err}
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return fmt.Errorf("%w: it is in the package util-linux", err)
+	}
+	// The command takes this process's place, so it has the terminal, its signals and its exit code.
+	return syscall.Exec(path, args, append(os.Environ(), "COLOCTL_NODE="+host))
+}
+
+func labDown(cc *cli.Context) error {
+	name := cc.String("name")
+	h, err := lab.OpenLab(name)
+	if err != nil {
+		return err
+	}
+	if err := h.Down(cc.Context, downGrace); err != nil {
+		return err
+	}
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, map[string]any{"name": name, "up": false})
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/coloctl/coloctl/internal/lab"
+)
+
+// version is set by the linker at a release.
+var version = ""
+
+type versionInfo struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+}
+
+func ownVersion() versionInfo {
+	v := versionInfo{Version: version, Go: runtime.Version()}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if v.Version == "" {
+			v.Version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Revision = s.Value
+			}
+		}
+	}
+	if v.Version == "" {
+		v.Version = "(devel)"
+	}
+	return v
+}
+
+func versionCommand(r rules) *cli.Command {
+	return r.leaf(&cli.Command{Name: "version", Usage: "print the version", Action: func(cc *cli.Context) error {
+		v := ownVersion()
+		if f := format(cc); f != lab.FormatTable {
+			return lab.Encode(cc.App.Writer, f, v)
+		}
+		_, err := fmt.Fprintf(cc.App.Writer, "coloctl %s (%s)\n", v.Version, v.Go)
+		return err
+	}}, operands{})
+}
