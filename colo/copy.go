@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/state"
 )
 
 // Endpoint is where a standby listens: one address, the ports of the VM.
@@ -49,6 +50,10 @@ type Copy interface {
 	// Events is closed after Exited. The reader must keep reading.
 	Events() <-chan CopyEvent
 	PID() int
+	// Instance is what is needed to find this copy again after a restart of the node.
+	Instance() state.Instance
+	// Disconnect lets go of the copy, which runs on. Nothing else may be called afterwards; Events is closed without Exited.
+	Disconnect()
 	Stats() CheckpointStats
 	// Alive returns nil if the copy answers before ctx ends, whatever its guest or its peer are doing.
 	Alive(ctx context.Context) error
@@ -87,6 +92,12 @@ type Copy interface {
 	Checkpoint(ctx context.Context) error
 }
 
+// View is what a copy that was found again is doing.
+type View struct {
+	Mode     string // of COLO: none, primary or secondary
+	Incoming bool   // a standby that waits for the primary
+}
+
 // LaunchRequest says which copy to start.
 type LaunchRequest struct {
 	Spec    *Spec
@@ -102,6 +113,8 @@ type Launcher interface {
 	CreateImages(ctx context.Context, s *Spec) (made []string, err error)
 	// Launch starts a copy, paused and with its taps out of the bridges.
 	Launch(ctx context.Context, r LaunchRequest) (Copy, error)
+	// Attach takes over a copy that an earlier run of the node has launched. It returns nil without an error when that has ended meanwhile.
+	Attach(ctx context.Context, s *Spec, i state.Instance) (Copy, View, error)
 	// Clear removes what a copy that has ended leaves: taps, sockets, overlays. It never touches disks.
 	Clear(ctx context.Context, s *Spec) error
 	// Remove deletes the VM's folder and, when asked, its images.

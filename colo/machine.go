@@ -71,23 +71,12 @@ func newMachine(n *Node, spec *Spec, rec *state.VM) *machine {
 		n: n, name: spec.Name, spec: spec, rec: rec.Clone(), log: n.cfg.Log.With("node", n.cfg.Name, "vm", spec.Name),
 		in: make(chan message, 64), quit: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
 	}
-	m.state, m.why = restored(rec)
+	m.state, m.why = Stopped, "the node has just started"
 	return m
 }
 
-// restored gives the state in which a VM is after the node's start, without a QEMU of it.
-func restored(rec *state.VM) (State, string) {
-	switch s := State(rec.Phase); s {
-	case Outdated, Failed:
-		return s, rec.Reason
-	case Standby:
-		return Outdated, "the node was restarted while its standby waited"
-	default:
-		return Stopped, "the node was restarted"
-	}
-}
-
 func (m *machine) run(ctx context.Context) {
+	m.resume(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -308,7 +297,9 @@ func (m *machine) holds(guard string) bool {
 // adopt makes c the machine's copy and forwards what it does.
 func (m *machine) adopt(c Copy) {
 	m.setCopy(c)
+	m.update(func(v *state.VM) { i := c.Instance(); v.Instance = &i })
 	m.n.wg.Go(func() {
+		defer c.Disconnect()
 		for {
 			select {
 			case e, ok := <-c.Events():

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/coloctl/coloctl/internal/netns"
 )
 
@@ -41,6 +43,38 @@ func startProcess(netnsPath string, argv []string, logFile string) (*process, er
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// findProcess takes over a process that another run of this program has started. It returns nil when that process has ended: the start time
+// tells it from a later one with the same number.
+func findProcess(pid int, startTicks uint64, logFile string) (*process, error) {
+	p, err := os.FindProcess(pid) // holds a pidfd, so the number can't come to mean another process from here on
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // no such process
+	}
+	if ticks, state, err := procStat(pid); err != nil || ticks != startTicks || state == 'Z' {
+		_ = p.Release()
+		return nil, nil //nolint:nilerr,nilnil // it is another one
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		_ = p.Release()
+		return nil, nil //nolint:nilnil // it has ended in this moment
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	out := &process{pid: pid, p: p, done: make(chan struct{}), log: logFile}
+	go func() { // ends with the process
+		defer unix.Close(fd)
+		for {
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
+				break
+			}
+		}
+		close(out.done)
+	}()
+	return out, nil
 }
 
 // kill ends the process and waits until it has gone.

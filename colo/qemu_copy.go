@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
 	"github.com/coloctl/coloctl/qmp"
+	"github.com/coloctl/coloctl/state"
 )
 
 // qemuCopy is a Copy that is a QEMU process on this host.
@@ -30,6 +33,8 @@ type qemuCopy struct {
 	main   *qmp.Client // commands
 	rescue *qmp.Client // out of band, and the question whether QEMU lives: never anything that can wait for a disk
 	events chan CopyEvent
+	quit   chan struct{} // closed by Disconnect
+	once   sync.Once
 	cp     checkpoints
 	inColo atomic.Bool
 	ending atomic.Bool // replication is being ended by us: what is lost now is no news
@@ -57,21 +62,61 @@ func (c *qemuCopy) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// reap closes everything after QEMU's end and tells it last.
+// reap closes everything after QEMU's end, which it tells last, or after Disconnect.
 func (c *qemuCopy) reap() {
-	<-c.proc.done
+	var ended bool
+	select {
+	case <-c.proc.done:
+		ended = true
+	case <-c.quit:
+	}
 	_ = c.main.Close()
 	_ = c.rescue.Close()
 	c.wg.Wait()
-	text := "QEMU ended"
-	if c.proc.end != nil {
-		text += ": " + c.proc.end.Error()
+	if ended {
+		text := "QEMU ended"
+		if c.proc.end != nil {
+			text += ": " + c.proc.end.Error()
+		}
+		if words := c.proc.lastWords(); words != "" {
+			text += " (" + words + ")"
+		}
+		c.tell(Exited, text)
 	}
-	if words := c.proc.lastWords(); words != "" {
-		text += " (" + words + ")"
-	}
-	c.tell(Exited, text)
 	close(c.events)
+}
+
+// Disconnect returns when both sockets are free for the next one who connects.
+func (c *qemuCopy) Disconnect() {
+	c.once.Do(func() { close(c.quit) })
+	_ = c.main.Close()
+	_ = c.rescue.Close()
+}
+
+func (c *qemuCopy) Instance() state.Instance {
+	i := state.Instance{PID: c.proc.pid, Dir: c.dir, QMP: filepath.Join(c.dir, qmpSocket), Rescue: filepath.Join(c.dir, rescueSocket)}
+	// Both can only fail for a process that has ended, which nobody will look for.
+	i.StartTicks, _, _ = procStat(c.proc.pid)
+	i.BootID, _ = bootID()
+	return i
+}
+
+// view asks what QEMU is doing.
+func (c *qemuCopy) view(ctx context.Context) (View, error) {
+	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
+	defer cancel()
+	colo, err := c.main.QueryColoStatus(ctx)
+	if err != nil {
+		return View{}, err
+	}
+	st, err := c.main.QueryStatus(ctx)
+	return View{Mode: colo.Mode, Incoming: st.Status == "inmigrate" && colo.Mode == "none"}, err
+}
+
+// bootID tells this run of the kernel from others.
+func bootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text)), err
 }
 
 // tell hands an event to the engine. The channel is wide enough for all that a QEMU says while the engine is busy; Exited is never lost.
@@ -182,6 +227,8 @@ func (c *qemuCopy) watch() {
 	for {
 		select {
 		case <-c.proc.done:
+			return
+		case <-c.quit:
 			return
 		case <-answer:
 			asked, hung = time.Time{}, false

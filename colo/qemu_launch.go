@@ -13,6 +13,7 @@ import (
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
 	"github.com/coloctl/coloctl/qmp"
+	"github.com/coloctl/coloctl/state"
 )
 
 // ErrImageMissing is returned by a launcher's Check when nothing but disk images is missing.
@@ -224,12 +225,47 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	if err != nil {
 		return nil, err
 	}
-	c := &qemuCopy{l: l, spec: r.Spec, disks: disks, nics: nics, proc: p, dir: dir, events: make(chan CopyEvent, 64),
-		log: l.cfg.Log.With("node", l.cfg.Name, "vm", r.Spec.Name, "pid", p.pid)}
+	c := l.newCopy(r.Spec, p)
 	if err := c.connect(ctx); err != nil {
 		return nil, errors.Join(err, p.kill(context.WithoutCancel(ctx)))
 	}
 	return c, nil
+}
+
+func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
+	disks, nics := l.parts(s)
+	return &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}),
+		log: l.cfg.Log.With("node", l.cfg.Name, "vm", s.Name, "pid", p.pid)}
+}
+
+func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (Copy, View, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, View{}, err
+	}
+	if i.BootID != boot {
+		return nil, View{}, nil // the host was restarted
+	}
+	p, err := findProcess(i.PID, i.StartTicks, filepath.Join(l.dir(s.Name), "qemu.log"))
+	if p == nil {
+		return nil, View{}, err
+	}
+	c := l.newCopy(s, p)
+	if err := c.connect(ctx); err != nil {
+		return nil, View{}, err
+	}
+	v, err := c.view(ctx)
+	if err != nil {
+		c.Disconnect()
+		return nil, View{}, err
+	}
+	if v.Mode != "none" {
+		c.inColo.Store(true)
+	}
+	if acked, err := l.host.QuickAcks(ctx); err == nil && len(acked) > 0 {
+		c.acked = acked[0]
+	}
+	return c, v, nil
 }
 
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
