@@ -34,6 +34,11 @@
 // [YankNodes] out of band, then x-colo-lost-heartbeat and [Detach]. When
 // something before COLO's start fails: [Mirror.Abort].
 //
+// While COLO runs nothing but the guest may write to the disks: no block job, no
+// qemu-io. A write that reaches the secondary in the middle of a checkpoint, when
+// it empties its overlays, corrupts them and ends it (seen on 11.1). The guest
+// can't, because it is stopped and drained by then.
+//
 // # What is durable, and the two bitmaps
 //
 // A bitmap on parent-D, "colo-sync", records what the guest writes. A resync to
@@ -59,7 +64,7 @@
 // # Concurrency
 //
 // All functions may be called concurrently for different VMs. For one VM they
-// must not overlap, except [Mirror.SetSpeed], [Mirror.Copied] and
-// [Mirror.Abort], and [YankNodes], which may be used at any time. No function
-// leaves a goroutine behind.
+// must not overlap, except [Mirror.SetSpeed], [Mirror.Copied], [Mirror.Abort] and
+// [YankNodes], which may be used at any time. No function leaves a goroutine
+// behind.
 package blockrepl

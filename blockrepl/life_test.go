@@ -43,7 +43,7 @@ func TestLife(t *testing.T) {
 
 	// What was written before the last confirmed checkpoint isn't copied again.
 	must(t, Rotate(ctx, a.c, a.disks))
-	a.awaitCheckpoint(ctx)
+	a.checkpoint(ctx)
 	must(t, Confirm(ctx, a.c, a.disks))
 	a.io(ctx, 0, "write -P 0x23 2M 64k")
 
@@ -67,7 +67,7 @@ func TestLife(t *testing.T) {
 	// The roles change. The secondary's own writes are its guest's; they reach
 	// its image by the commit.
 	a.io(ctx, 0, "write -P 0x31 60M 64k")
-	a.awaitCheckpoint(ctx)
+	a.checkpoint(ctx)
 	a.kill()
 	b.io(ctx, 0, "write -P 0x32 5M 16M")
 	b.io(ctx, 1, "write -P 0x33 5M 16M")
@@ -97,7 +97,7 @@ func TestLife(t *testing.T) {
 	}
 
 	// And back: the former secondary is lost.
-	b.awaitCheckpoint(ctx)
+	b.checkpoint(ctx)
 	b.kill()
 	a.promote(ctx)
 	a.io(ctx, 0, "read -P 0x42 7M 64k")

@@ -117,7 +117,7 @@ func TestFrozenPrimary(t *testing.T) {
 	b.startStandby(ctx)
 	a.protect(ctx, b, Options{})
 	a.io(ctx, 0, "write -P 0x61 1M 64k")
-	a.awaitCheckpoint(ctx)
+	a.checkpoint(ctx)
 	a.freeze()
 	start := time.Now()
 	b.promote(ctx)
