@@ -220,9 +220,9 @@ func (l *Lab) RestoreLinks() error {
 }
 
 // rewire lets a node that has come back meet its peer.
-func (l *Lab) rewire(*Node) error {
+func (l *Lab) rewire(n *Node) error {
 	l.wire.SetUp(true)
-	return nil
+	return l.wire.Replace(n.Engine)
 }
 
 // OutputsFromBoth applies the rule of [OutputsFromBoth] to all that was heard so far.
