@@ -1,0 +1,38 @@
+package colo
+
+import (
+	"context"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// AsPeer returns n as its partner sees it, for whoever carries the calls: the server of an API, or a test. The carrier vouches for who calls.
+func (n *Node) AsPeer() Peer { return served{n} }
+
+type served struct{ n *Node }
+
+func (s served) Hello(ctx context.Context) (NodeInfo, error) { return s.n.Info(), s.n.alive(ctx) }
+
+func (s served) Prepare(ctx context.Context, r PrepareRequest) (PrepareReply, error) {
+	return s.n.servePrepare(ctx, r)
+}
+
+func (s served) Drop(ctx context.Context, rec arbiter.Record) error { return s.n.serveDrop(ctx, rec) }
+
+func (s served) Confirm(ctx context.Context, rec arbiter.Record) error {
+	return s.n.serveConfirm(ctx, rec)
+}
+
+func (s served) TakeOver(ctx context.Context, rec arbiter.Record) error {
+	return s.n.serveTakeOver(ctx, rec)
+}
+
+func (s served) ReportDead(ctx context.Context, r Report) error { return s.n.serveReportDead(ctx, r) }
+
+func (s served) ReportChannelLost(ctx context.Context, r Report) error {
+	return s.n.serveReportChannelLost(ctx, r)
+}
+
+func (s served) Inquire(ctx context.Context, vm string) (PeerVM, error) {
+	return s.n.serveInquire(ctx, vm)
+}
