@@ -115,7 +115,12 @@ func (h *host) start(ctx context.Context, blockArgs []string, more ...string) {
 		h.t.Fatal(err)
 	}
 	exited := make(chan struct{})
-	go func() { cmd.Wait(); close(exited) }()
+	go func() {
+		defer close(exited)
+		if err := cmd.Wait(); err != nil && !strings.Contains(err.Error(), "killed") {
+			h.t.Logf("QEMU %s: %v", h.name, err)
+		}
+	}()
 	h.cmd, h.exited = cmd, exited
 	h.t.Cleanup(h.kill)
 	clients := make([]*qmp.Client, 2)
@@ -277,6 +282,9 @@ func (h *host) startCOLO(ctx context.Context, standby *host, m *Mirror) {
 	must(h.t, h.c.MigrateContinue(ctx, "pre-switchover"))
 	h.awaitMigration(ctx, "colo")
 	standby.awaitMigration(ctx, "colo")
+	// Until the guest runs again the timer for checkpoints doesn't exist, and
+	// setting the delay crashes QEMU 11.1.
+	h.await(ctx, "COLO's start", func(e *qmp.Event) bool { return e.Name == "RESUME" })
 	h.checkpoint(ctx)
 }
 
