@@ -49,7 +49,7 @@ func (jr *journal) begin(ctx context.Context) error {
 		steps[i].Name = s.Name
 	}
 	rec, _ := jr.m.info()
-	write := func(tx *state.Tx) error {
+	write := func(tx RecordsTx) error {
 		open, err := tx.OpenIntents()
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ func (jr *journal) stepStarted(i int) {
 
 func (jr *journal) stepEnded(i int, took time.Duration, err error) {
 	jr.m.log.Debug("step ended", "plan", jr.plan.Kind, "step", jr.plan.Steps[i].Name, "took", took, "err", err)
-	jr.m.n.ledger.write(func(tx *state.Tx) error { return tx.StepDone(jr.id, i, err) })
+	jr.m.n.ledger.write(func(tx RecordsTx) error { return tx.StepDone(jr.id, i, err) })
 }
 
 func (jr *journal) end(ctx context.Context, err error) {
@@ -94,5 +94,5 @@ func (jr *journal) end(ctx context.Context, err error) {
 			out = state.OutcomeFailed
 		}
 	}
-	jr.m.n.ledger.write(func(tx *state.Tx) error { return tx.End(jr.id, out) })
+	jr.m.n.ledger.write(func(tx RecordsTx) error { return tx.End(jr.id, out) })
 }

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-
-	"github.com/coloctl/coloctl/state"
 )
 
 // ledger writes to the store in order, from one goroutine, so that what must not wait for the disk (the state machine, a failover) doesn't.
 // A plan that can wait asks for its intent to be durable before its first step.
 type ledger struct {
-	store *state.Store
+	store Records
 	log   *slog.Logger
 	ch    chan entry
 	quit  chan struct{}
@@ -20,7 +18,7 @@ type ledger struct {
 }
 
 type entry struct {
-	write func(*state.Tx) error
+	write func(RecordsTx) error
 	done  chan<- error // nil when nobody waits
 }
 
@@ -29,7 +27,7 @@ const ledgerBuffer = 4096
 
 var errLedgerFull = errors.New("the state folder's disk does not keep up")
 
-func newLedger(store *state.Store, log *slog.Logger) *ledger {
+func newLedger(store Records, log *slog.Logger) *ledger {
 	l := &ledger{store: store, log: log, ch: make(chan entry, ledgerBuffer), quit: make(chan struct{})}
 	l.wg.Go(l.run)
 	return l
@@ -53,7 +51,7 @@ func (l *ledger) run() {
 }
 
 func (l *ledger) do(e entry) {
-	err := l.store.Do(e.write)
+	err := l.store.Write(e.write)
 	if e.done != nil {
 		e.done <- err
 	} else if err != nil {
@@ -67,7 +65,7 @@ func (l *ledger) close() {
 	l.wg.Wait()
 }
 
-func (l *ledger) write(fn func(*state.Tx) error) {
+func (l *ledger) write(fn func(RecordsTx) error) {
 	select {
 	case l.ch <- entry{write: fn}:
 	default:
@@ -75,7 +73,7 @@ func (l *ledger) write(fn func(*state.Tx) error) {
 	}
 }
 
-func (l *ledger) writeNow(ctx context.Context, fn func(*state.Tx) error) error {
+func (l *ledger) writeNow(ctx context.Context, fn func(RecordsTx) error) error {
 	done := make(chan error, 1)
 	select {
 	case l.ch <- entry{fn, done}:

@@ -72,7 +72,7 @@ func (m *machine) setState(s State, why string) {
 	m.mu.Unlock()
 	m.log.Info("state", "from", old, "to", s, "why", why, "generation", gen)
 	m.emit(Event{Kind: "state", State: s, Text: why, Fields: map[string]any{"from": old, "generation": gen}})
-	m.n.ledger.write(func(tx *state.Tx) error {
+	m.n.ledger.write(func(tx RecordsTx) error {
 		if err := tx.Update(m.name, func(v *state.VM) error { v.Phase, v.Reason = string(s), why; return nil }); err != nil {
 			return err
 		}
@@ -151,8 +151,8 @@ func (m *machine) updateNow(ctx context.Context, change func(v *state.VM)) error
 	return nil
 }
 
-func (m *machine) storing(change func(v *state.VM)) func(*state.Tx) error {
-	return func(tx *state.Tx) error {
+func (m *machine) storing(change func(v *state.VM)) func(RecordsTx) error {
+	return func(tx RecordsTx) error {
 		return tx.Update(m.name, func(v *state.VM) error { change(v); return nil })
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/colo/heartbeat"
+	"github.com/coloctl/coloctl/internal/netns"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -37,6 +39,7 @@ type NodeConfig struct {
 	QEMUImg    []string // argv prefix
 	Accel      string   // kvm or tcg
 	Store      *state.Store
+	Records    Records // kept in Store when nil
 
 	Arbiter           arbiter.Arbiter // nil: only proof or a person promotes a secondary
 	HeartbeatKey      []byte          // 32 bytes, the same on both nodes
@@ -46,6 +49,8 @@ type NodeConfig struct {
 	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
 	Log               *slog.Logger    // slog.Default when nil
 	Launcher          Launcher        // QEMU started by us when nil
+	// ListenPacket opens a heartbeat's socket; in the node's network namespace when nil.
+	ListenPacket func(ctx context.Context, local netip.AddrPort) (net.PacketConn, error)
 }
 
 // ConfigError says which field of a NodeConfig is wrong.
@@ -61,12 +66,21 @@ func (c *NodeConfig) check() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
+	if c.ListenPacket == nil {
+		path := c.Netns
+		c.ListenPacket = func(ctx context.Context, local netip.AddrPort) (net.PacketConn, error) {
+			return netns.ListenPacket(ctx, path, "udp", local.String())
+		}
+	}
+	if c.Records == nil && c.Store != nil {
+		c.Records = storeRecords{c.Store}
+	}
 	switch {
 	case !vmName.MatchString(c.Name):
 		return &ConfigError{"Name", fmt.Sprintf("%q: expected a letter, then at most 30 lower-case letters, digits or dashes", c.Name)}
 	case c.RunDir == "" || c.StorageDir == "":
 		return &ConfigError{"RunDir, StorageDir", "missing"}
-	case c.Store == nil:
+	case c.Records == nil:
 		return &ConfigError{"Store", "missing"}
 	case len(c.Links) == 0:
 		return &ConfigError{"Links", "missing: a node needs at least one replication link"}
@@ -130,8 +144,8 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 		n.launcher, n.qemu = l, l.version
 	}
 	n.ctx, n.stop = context.WithCancelCause(context.WithoutCancel(ctx))
-	n.ledger = newLedger(cfg.Store, cfg.Log)
-	vms, err := cfg.Store.List()
+	n.ledger = newLedger(cfg.Records, cfg.Log)
+	vms, err := cfg.Records.List()
 	if err != nil {
 		_ = n.Close()
 		return nil, err
@@ -171,7 +185,7 @@ func (n *Node) Connect(p Peer, info NodeInfo) error {
 	}
 	mon, err := heartbeat.New(heartbeat.Config{
 		Node: n.cfg.Name, Peer: info.Name, Key: n.cfg.HeartbeatKey, Paths: paths, Interval: n.cfg.HeartbeatInterval, Timeout: n.cfg.HeartbeatTimeout,
-		ListenPacket: n.listenPacket,
+		ListenPacket: n.cfg.ListenPacket,
 	})
 	if err != nil {
 		return err

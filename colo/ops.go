@@ -44,10 +44,10 @@ func (n *Node) create(s *Spec, id string) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.cfg.Store.Create(state.VM{Name: s.Name, ID: id, Spec: text, Phase: string(Stopped)}); err != nil {
+	if err := n.cfg.Records.Create(state.VM{Name: s.Name, ID: id, Spec: text, Phase: string(Stopped)}); err != nil {
 		return nil, err
 	}
-	rec, err := n.cfg.Store.Get(s.Name)
+	rec, err := n.cfg.Records.Get(s.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (n *Node) Delete(ctx context.Context, vm string, o DeleteOptions) error {
 	if err := n.launcher.Remove(ctx, spec, o.Images); err != nil {
 		return err
 	}
-	if err := n.cfg.Store.Delete(vm); err != nil {
+	if err := n.cfg.Records.Delete(vm); err != nil {
 		return err
 	}
 	n.mu.Lock()

@@ -144,7 +144,7 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 	for _, nic := range s.NICs {
 		uses = append(uses, "mirror-"+nic.Name, "compare-"+nic.Name)
 	}
-	ports, err := n.cfg.Store.Ports(s.Name, uses, nil)
+	ports, err := n.cfg.Records.Ports(s.Name, uses, nil)
 	if err != nil {
 		return Endpoint{}, err
 	}

@@ -1,19 +1,10 @@
 package colo
 
 import (
-	"context"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/heartbeat"
-	"github.com/coloctl/coloctl/internal/netns"
 )
-
-// listenPacket opens a heartbeat's socket where the node's links are.
-func (n *Node) listenPacket(ctx context.Context, local netip.AddrPort) (net.PacketConn, error) {
-	return netns.ListenPacket(ctx, n.cfg.Netns, "udp", local.String())
-}
 
 // watchPeer runs the heartbeats to the peer and tells every machine what they say.
 func (n *Node) watchPeer(mon *heartbeat.Monitor) {
