@@ -283,7 +283,7 @@ func (h *host) startCOLO(ctx context.Context, standby *host, m *Mirror) {
 	h.awaitMigration(ctx, "colo")
 	standby.awaitMigration(ctx, "colo")
 	// Until the guest runs again the timer for checkpoints doesn't exist, and
-	// setting the delay crashes QEMU 11.1.
+	// setting the delay makes QEMU 11.1 abort.
 	h.await(ctx, "COLO's start", func(e *qmp.Event) bool { return e.Name == "RESUME" })
 	h.checkpoint(ctx)
 }
