@@ -39,6 +39,7 @@ const (
 	ReqUnprotect  EventKind = "unprotect"
 	ReqSwitchover EventKind = "switchover"
 	ReqForce      EventKind = "force"     // failover --force: a person says that the other copy is dead
+	ReqEdit       EventKind = "edit"      // a new spec
 	ReqPrepare    EventKind = "prepare"   // the peer wants a standby
 	ReqDrop       EventKind = "drop"      // the peer gives up its standby or secondary
 	ReqTakeOver   EventKind = "take-over" // the peer has handed its role over and killed its copy
@@ -182,6 +183,7 @@ var (
 		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, Lost, Undecided, CopyDead, Done), "", same, "", false, "the end of a plan that was given up"},
 		{on(Starting, Syncing, Attaching, Detaching, SwitchingOver, Stopping, Standby), upon(GuestShutdown), "", same, "", false, "the running plan finds out"},
 		{on(Detaching, SwitchingOver, Stopping), upon(Hung), "", same, "", false, "the running plan has its own deadline"},
+		{on(Stopped, Outdated, Solo), upon(ReqEdit), "", same, planEdit, false, "its spec is changed"},
 		{on(Solo), upon(ReqUnprotect), "", same, "", false, "already alone"},
 		{on(Protected), upon(ReqProtect), "", same, "", false, "already protected"},
 	})

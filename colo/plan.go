@@ -21,6 +21,7 @@ const (
 	planSurvive    PlanKind = "survive"
 	planPromote    PlanKind = "promote"
 	planFence      PlanKind = "self-fence"
+	planEdit       PlanKind = "edit"
 )
 
 // Step is one named part of a plan.

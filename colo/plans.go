@@ -32,6 +32,8 @@ func (m *machine) build(kind PlanKind, msg message) (*Plan, error) {
 		return m.survivePlan(kind), nil
 	case planFence:
 		return m.fencePlan(), nil
+	case planEdit:
+		return m.editPlan(msg.args.(*editArgs)), nil
 	}
 	return nil, fmt.Errorf("unknown plan %q", kind)
 }

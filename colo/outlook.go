@@ -1,0 +1,51 @@
+package colo
+
+import (
+	"time"
+
+	"github.com/coloctl/coloctl/colo/heartbeat"
+	"github.com/coloctl/coloctl/state"
+)
+
+// PeerStatus is what this node knows of its partner.
+type PeerStatus struct {
+	Info      NodeInfo            `json:"info"`  // as configured; QEMU and Accel may be empty
+	State     heartbeat.PeerState `json:"state"` // unknown, alive or lost
+	Since     time.Time           `json:"since"`
+	LastHeard time.Time           `json:"last_heard"` // zero if never
+	Stalls    uint64              `json:"stalls"`     // how often this node was late itself
+	Links     []LinkStatus        `json:"links"`
+}
+
+// LinkStatus is one link as the heartbeats see it.
+type LinkStatus struct {
+	Name      string        `json:"name"`
+	Up        bool          `json:"up"` // in both directions
+	LastHeard time.Time     `json:"last_heard"`
+	RTT       time.Duration `json:"rtt"`     // nanoseconds; 0 if none was measured
+	Missing   uint64        `json:"missing"` // datagrams lost on the way here
+	WrongKey  uint64        `json:"wrong_key"`
+	Error     string        `json:"error,omitempty"` // why it has no socket
+}
+
+// PeerStatus tells how the partner stands; false if this node has none.
+func (n *Node) PeerStatus() (PeerStatus, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat == nil {
+		return PeerStatus{}, false
+	}
+	b := n.beat.Status()
+	out := PeerStatus{Info: n.peerInfo, State: b.State, Since: b.Since, LastHeard: b.LastHeard, Stalls: b.Stalls, Links: []LinkStatus{}}
+	for _, p := range b.Paths {
+		l := LinkStatus{Name: p.Name, Up: p.Up, LastHeard: p.LastHeard, RTT: p.RTT, Missing: p.Missing, WrongKey: p.WrongKey}
+		if p.Err != nil {
+			l.Error = p.Err.Error()
+		}
+		out.Links = append(out.Links, l)
+	}
+	return out, true
+}
+
+// History returns what the node remembers of its VMs' past, oldest first.
+func (n *Node) History(q state.Query) ([]state.Entry, error) { return n.cfg.Store.History(q) }

@@ -1,0 +1,113 @@
+package colo
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/coloctl/coloctl/state"
+)
+
+// Errors of an edited spec.
+var (
+	// ErrSpecChanged is returned when somebody else has changed the spec since it was read.
+	ErrSpecChanged = errors.New("the spec was changed meanwhile")
+	// ErrNotWhileRunning is returned for a change that a running guest can't take.
+	ErrNotWhileRunning = errors.New("not possible while the VM runs")
+)
+
+// Spec returns a VM's spec and a tag that changes with it.
+func (n *Node) Spec(vm string) (s *Spec, tag string, err error) {
+	m, err := n.machine(vm)
+	if err != nil {
+		return nil, "", err
+	}
+	rec, _ := m.info()
+	s, err = ParseSpec(rec.Spec, "stored spec of "+vm)
+	return s, specTag(rec.Spec), err
+}
+
+func specTag(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+// editArgs is a request to change a spec.
+type editArgs struct {
+	spec *Spec
+	tag  string
+}
+
+// Edit replaces a VM's spec. While the VM runs alone only its protection may change, while it is protected nothing. With a tag, the spec must still be
+// the one that [Node.Spec] returned with it. The peer gets the new spec when it is next asked to protect the VM.
+func (n *Node) Edit(ctx context.Context, vm string, s *Spec, tag string) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	if s.Name != vm {
+		return &InvalidSpecError{Field: "$.name", Msg: fmt.Sprintf("%q: a VM can't be renamed, this one is %q", s.Name, vm)}
+	}
+	return n.ask(ctx, vm, ReqEdit, &editArgs{s, tag})
+}
+
+// editPlan checks the new spec against the present one and this host, and stores it.
+func (m *machine) editPlan(a *editArgs) *Plan {
+	rec, old := m.info()
+	runs := m.current() != nil || rec.Instance != nil
+	return &Plan{Kind: planEdit, Steps: []Step{
+		{Name: "compare with the present spec", Do: func(context.Context) error {
+			if a.tag != "" && a.tag != specTag(rec.Spec) {
+				return fmt.Errorf("%s: %w", m.name, ErrSpecChanged)
+			}
+			if runs && !sameButProtection(a.spec, old) {
+				return fmt.Errorf("%s: changing anything but its protection is %w: stop it first", m.name, ErrNotWhileRunning)
+			}
+			return nil
+		}},
+		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
+			if err := m.n.launcher.Check(ctx, a.spec); err != nil && !errors.Is(err, ErrImageMissing) {
+				return err
+			}
+			return nil
+		}},
+		{Name: "make missing images", Do: func(ctx context.Context) error {
+			if runs || rec.Role == state.RoleSecondary {
+				return nil
+			}
+			_, err := m.n.launcher.CreateImages(ctx, a.spec)
+			return err
+		}},
+		{Name: "store the spec", Do: func(ctx context.Context) error {
+			text, err := MarshalSpec(a.spec)
+			if err != nil {
+				return err
+			}
+			err = m.updateNow(ctx, func(v *state.VM) {
+				v.Spec = text
+				for name := range v.Disks {
+					if !slices.ContainsFunc(a.spec.Disks, func(d DiskSpec) bool { return d.Name == name }) {
+						delete(v.Disks, name)
+					}
+				}
+			})
+			if err != nil {
+				return err
+			}
+			m.mu.Lock()
+			m.spec = a.spec
+			m.mu.Unlock()
+			return nil
+		}},
+	}}
+}
+
+// sameButProtection says whether two valid specs describe the same machine.
+func sameButProtection(a, b *Spec) bool {
+	x, y := *a, *b
+	x.Protection, y.Protection = ProtectionSpec{}, ProtectionSpec{}
+	return reflect.DeepEqual(x, y)
+}
