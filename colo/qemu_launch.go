@@ -176,7 +176,7 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 	if s.Boot.Append != "" {
 		argv = append(argv, "-append", s.Boot.Append)
 	}
-	for _, sock := range []string{qmpSocket, rescueSocket} {
+	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket} {
 		argv = append(argv, "-qmp", "unix:"+filepath.Join(dir, sock)+",server=on,wait=off")
 	}
 	if r.Standby {
@@ -192,9 +192,10 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 
 // Files in a VM's folder below RunDir.
 const (
-	qmpSocket    = "qmp"
-	rescueSocket = "rescue"
-	overlayDir   = "overlays"
+	qmpSocket     = "qmp"
+	rescueSocket  = "rescue"
+	monitorSocket = "monitor" // for people: QEMU serves one client on each socket
+	overlayDir    = "overlays"
 )
 
 func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err error) {
@@ -275,7 +276,7 @@ func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n))
 	}
-	for _, sock := range []string{qmpSocket, rescueSocket} {
+	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket} {
 		if err := os.Remove(filepath.Join(dir, sock)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
