@@ -47,5 +47,18 @@ func (n *Node) PeerStatus() (PeerStatus, bool) {
 	return out, true
 }
 
-// History returns what the node remembers of its VMs' past, oldest first.
-func (n *Node) History(q state.Query) ([]state.Entry, error) { return n.cfg.Store.History(q) }
+// History returns what the node remembers of its VMs' past, oldest first. A node on [Records] that are no store has none.
+func (n *Node) History(q state.Query) ([]state.Entry, error) {
+	if n.cfg.Store == nil {
+		return nil, nil
+	}
+	return n.cfg.Store.History(q)
+}
+
+// Remark adds a line to the history of a VM, or of the node when vm is empty. It does not wait for the disk.
+func (n *Node) Remark(vm, kind, text string) {
+	n.ledger.write(func(tx RecordsTx) error {
+		_, err := tx.Append(state.Entry{VM: vm, Kind: kind, Text: text})
+		return err
+	})
+}
