@@ -54,6 +54,15 @@ func unseal(bucket, key string, raw []byte) ([]byte, error) {
 	return value, nil
 }
 
+// mustJSON is for our own plain structs, whose encoding can't fail.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
 func equalJSON(a, b any) (bool, error) {
 	x, err := json.Marshal(a)
 	if err != nil {

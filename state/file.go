@@ -112,7 +112,8 @@ func writeError(err error) error {
 	return err
 }
 
-// openBolt opens a file that exists. bbolt panics or faults on some damaged files, in which case it would keep the lock: hence the hold on its file.
+// openBolt opens a file that exists. Read-only it looks at no more than the meta pages, so that the rest can be checked before bbolt trusts it.
+// Should bbolt panic all the same, it would keep the lock: hence the hold on its file.
 func openBolt(path string, lock time.Duration, readOnly bool) (db *bolt.DB, err error) {
 	var file *os.File
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -129,7 +130,7 @@ func openBolt(path string, lock time.Duration, readOnly bool) (db *bolt.DB, err 
 	db, err = bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:         lock,
 		ReadOnly:        readOnly,
-		PreLoadFreelist: true,
+		PreLoadFreelist: !readOnly,
 		FreelistType:    bolt.FreelistMapType,
 		NoStatistics:    true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {

@@ -17,8 +17,8 @@ import (
 // Invariants of a healthy file:
 //
 //  1. It isn't empty, and as long as its meta page says.
-//  2. Every reachable page can be read and is where it says it is; every page is either reachable or free, and not both (bbolt's check).
-//  3. Every value has an envelope with the right checksum for its place.
+//  2. Every page is either reachable or free, and not both; what is in it lies inside it and in order (checkPages, and bbolt's own check).
+//  3. Every value has an envelope with the right checksum for its place, and no value is missing (the tally).
 //  4. meta/schema exists and its major isn't newer than ours.
 //  5. If the version is ours every value can be decoded, VMs keep their rules, and no VM has two open intents.
 func (s *Store) inspect(sch schema) (found Version, err error) {
@@ -42,7 +42,15 @@ func (s *Store) inspect(sch schema) (found Version, err error) {
 			err = cerr
 		}
 	}()
-	// bbolt panics on pages that make no sense, and pages beyond the end of the file fault. Both mean damage here.
+	// The lock is held from here on. Not through bbolt's memory map, as that faults beyond the end of the file.
+	raw, err := os.ReadFile(s.path)
+	if err != nil {
+		return found, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if err := checkPages(raw); err != nil {
+		return found, s.damaged("%w", err)
+	}
+	// bbolt should have nothing to panic about any more.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -50,13 +58,6 @@ func (s *Store) inspect(sch schema) (found Version, err error) {
 		}
 	}()
 	err = db.View(func(btx *bolt.Tx) error {
-		// The lock is held since the file was opened, so this is its true size.
-		if fi, err = os.Stat(s.path); err != nil {
-			return err
-		}
-		if fi.Size() < btx.Size() {
-			return s.damaged("%d bytes long instead of %d", fi.Size(), btx.Size())
-		}
 		tx := &Tx{s: s, tx: btx}
 		if found, err = tx.version(); err != nil {
 			return err
@@ -64,12 +65,14 @@ func (s *Store) inspect(sch schema) (found Version, err error) {
 		if found.Major > sch.version.Major {
 			return &SchemaError{Path: s.path, Found: found, Supports: sch.version}
 		}
-		// Our own walk comes before bbolt's check because that one works in a goroutine of its own, where a fault can't be caught.
 		check := sch
 		if found.Major != sch.version.Major {
 			check.verify = nil
 		}
 		if err := tx.verifyAll(check); err != nil {
+			return err
+		}
+		if err := tx.checkTally(); err != nil {
 			return err
 		}
 		var bad error

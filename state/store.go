@@ -112,6 +112,7 @@ type Tx struct {
 	s     *Store
 	tx    *bolt.Tx
 	dirty bool
+	delta tally // what changed, for the tally
 }
 
 // Do runs do in a transaction that can write. If do returns nil all its changes are durable when Do returns; if it returns an error or panics there is
@@ -125,6 +126,9 @@ func (s *Store) Do(do func(*Tx) error) error {
 		defer func() { _ = btx.Rollback() }() // no effect after the commit
 		tx := &Tx{s: s, tx: btx}
 		if err := do(tx); err != nil || !tx.dirty {
+			return err
+		}
+		if err := tx.settle(); err != nil {
 			return err
 		}
 		return btx.Commit()

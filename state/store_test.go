@@ -39,7 +39,7 @@ func wantErr(t *testing.T, err, want error) {
 	}
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

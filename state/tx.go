@@ -95,8 +95,9 @@ func (tx *Tx) put(bucket, key string, v any, prev *previous) error {
 	if err != nil {
 		return err
 	}
-	tx.dirty = true
-	return b.Put([]byte(key), seal(bucket, key, value))
+	sealed := seal(bucket, key, value)
+	tx.account(b.Get([]byte(key)), sealed)
+	return b.Put([]byte(key), sealed)
 }
 
 func (tx *Tx) delete(bucket, key string) error {
@@ -104,13 +105,24 @@ func (tx *Tx) delete(bucket, key string) error {
 	if b == nil || b.Get([]byte(key)) == nil {
 		return nil
 	}
-	tx.dirty = true
+	if !tx.tx.Writable() {
+		return ErrReadOnly
+	}
+	tx.account(b.Get([]byte(key)), nil)
 	return b.Delete([]byte(key))
 }
 
+// deleteBucket removes a bucket that lies in another one and has none in it.
 func (tx *Tx) deleteBucket(path string) error {
-	if tx.bucket(path) == nil {
+	b := tx.bucket(path)
+	if b == nil {
 		return nil
+	}
+	if !tx.tx.Writable() {
+		return ErrReadOnly
+	}
+	if err := b.ForEach(func(_, raw []byte) error { tx.account(raw, nil); return nil }); err != nil {
+		return err
 	}
 	parent, name, _ := strings.Cut(path, "/")
 	tx.dirty = true
@@ -150,7 +162,7 @@ func (tx *Tx) trim(bucket string, keep int) error {
 		old = append(old, k)
 	}
 	for _, k := range old {
-		tx.dirty = true
+		tx.account(b.Get(k), nil)
 		if err := b.Delete(k); err != nil {
 			return err
 		}
