@@ -41,6 +41,9 @@ type machine struct {
 	marks   marks
 	// guestOff says that the guest has switched itself off since it was started.
 	guestOff bool
+	givenUp  string // why recovery has stopped; empty while it hasn't
+	resets   int    // how often a person made it begin anew
+	outlook  string // what recovery is waiting for
 }
 
 // message is an event on its way to the state machine.
@@ -161,6 +164,9 @@ func (m *machine) handle(ctx context.Context, msg message) {
 		msg.answer(err)
 		m.finish(&msg, err)
 		return
+	}
+	if rec, ok := msg.args.(arbiter.Record); ok {
+		m.update(setRecord(rec.Generation, rec.Members))
 	}
 	m.take(ctx, t, msg)
 	m.finish(&msg, msg.err)

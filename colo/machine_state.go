@@ -63,7 +63,7 @@ func (m *machine) State() State {
 func (m *machine) setState(s State, why string) {
 	m.mu.Lock()
 	old := m.state
-	m.state, m.why, m.since = s, why, time.Now()
+	m.state, m.why, m.since, m.outlook = s, why, time.Now(), ""
 	if s == Solo || s == Stopped || s == Outdated {
 		m.prog = nil
 	}

@@ -49,6 +49,8 @@ type NodeConfig struct {
 	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
 	Log               *slog.Logger    // slog.Default when nil
 	Launcher          Launcher        // QEMU started by us when nil
+	// Recovery makes the node act by itself; nil leaves everything but failover to its user.
+	Recovery *Recovery
 	// ListenPacket opens a heartbeat's socket; in the node's network namespace when nil.
 	ListenPacket func(ctx context.Context, local netip.AddrPort) (net.PacketConn, error)
 }
@@ -65,6 +67,11 @@ func (c *NodeConfig) check() error {
 	setDefault(&c.HangTimeout, 2*time.Second)
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.Recovery != nil {
+		r := *c.Recovery
+		r.setDefaults()
+		c.Recovery = &r
 	}
 	if c.ListenPacket == nil {
 		path := c.Netns
@@ -165,6 +172,9 @@ func (n *Node) add(spec *Spec, rec *state.VM) *machine {
 	m := newMachine(n, spec, rec)
 	n.machines[spec.Name] = m
 	n.wg.Go(func() { m.run(n.ctx) })
+	if r := n.cfg.Recovery; r != nil {
+		n.wg.Go(func() { m.keep(n.ctx, *r) })
+	}
 	return m
 }
 

@@ -62,14 +62,31 @@ func (n *Node) ask(ctx context.Context, vm string, kind EventKind, args any) err
 	return m.request(ctx, kind, args)
 }
 
-// Start boots a VM here, alone. It is refused when this node's copy is not current.
-func (n *Node) Start(ctx context.Context, vm string) error { return n.ask(ctx, vm, ReqStart, nil) }
+// Start boots a VM here, alone. It is refused when this node's copy is not current. A node with [Recovery] protects it then, unless the VM's
+// spec wants none.
+func (n *Node) Start(ctx context.Context, vm string) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := m.request(ctx, ReqStart, nil); err != nil {
+		return err
+	}
+	w := WantProtected
+	if _, spec := m.info(); spec.Protection.Level == LevelNone {
+		w = WantRunning
+	}
+	return m.want(ctx, w)
+}
 
 // Protect makes a VM that runs here redundant and returns when it is protected. The guest goes on running meanwhile. When ctx ends the attempt
 // is taken back.
 func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
+		return err
+	}
+	if err := m.want(ctx, WantProtected); err != nil {
 		return err
 	}
 	err = m.request(ctx, ReqProtect, o)
@@ -99,6 +116,9 @@ func (n *Node) Force(ctx context.Context, vm string) error { return n.ask(ctx, v
 func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
+		return err
+	}
+	if err := m.want(ctx, WantStopped); err != nil {
 		return err
 	}
 	switch m.State() {

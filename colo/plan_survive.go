@@ -148,8 +148,11 @@ func (m *machine) claimStart(ctx context.Context) error {
 		return fmt.Errorf("%w: at generation %d the copy on another node of %v may have gone on: %w", ErrNotCurrent, rec.Generation, rec.Members, ErrNoArbiter)
 	}
 	_, err := m.advance(ctx, []string{me})
-	if errors.Is(err, errLost) {
+	switch {
+	case errors.Is(err, errLost):
 		return fmt.Errorf("%w: %w", ErrNotCurrent, err)
+	case errors.Is(err, arbiter.ErrUnreachable) && slices.Equal(rec.Members, []string{me}):
+		return nil // nobody else could have advanced it
 	}
 	return err
 }

@@ -92,7 +92,10 @@ func (m *machine) stopPlan(o StopOptions) *Plan {
 			return nil
 		}})
 	}
-	return &Plan{Kind: planStop, Steps: append(steps, Step{Name: "end QEMU", Do: m.discard})}
+	return &Plan{Kind: planStop, Steps: append(steps, Step{Name: "end QEMU", Do: func(ctx context.Context) error {
+		m.update(func(v *state.VM) { v.Want = WantStopped }) // also when it was the guest who wanted it
+		return m.discard(ctx)
+	}})}
 }
 
 // discard cuts, kills and cleans up the copy, if there is one. What it does afterwards is no event any more.

@@ -155,7 +155,7 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 	return e, nil
 }
 
-// serving finds the VM a peer's message is about and takes over its record, which must not be older than the one known here.
+// serving finds the VM that a peer's record is about. The record must not be older than the one known here.
 func (n *Node) serving(ctx context.Context, rec arbiter.Record) (*machine, error) {
 	if err := n.alive(ctx); err != nil {
 		return nil, err
@@ -174,16 +174,16 @@ func (n *Node) serving(ctx context.Context, rec arbiter.Record) (*machine, error
 	if have, _ := found.info(); rec.Generation < have.Generation {
 		return nil, fmt.Errorf("%w: %d, here %d", ErrGenerationOld, rec.Generation, have.Generation)
 	}
-	found.update(setRecord(rec.Generation, rec.Members))
 	return found, nil
 }
 
+// serveDrop takes the record over only together with the state machine's consent: a copy that goes on alone must not lose its place to it.
 func (n *Node) serveDrop(ctx context.Context, rec arbiter.Record) error {
 	m, err := n.serving(ctx, rec)
 	if err != nil {
 		return err
 	}
-	return m.request(ctx, ReqDrop, nil)
+	return m.request(ctx, ReqDrop, rec)
 }
 
 func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
@@ -192,7 +192,7 @@ func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
 		return err
 	}
 	_, spec := m.info()
-	return m.updateNow(ctx, setDisks(spec, true, rec.Generation))
+	return m.updateNow(ctx, both(setRecord(rec.Generation, rec.Members), setDisks(spec, true, rec.Generation)))
 }
 
 func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {
@@ -203,7 +203,7 @@ func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {
 	if err != nil {
 		return err
 	}
-	return m.request(ctx, ReqTakeOver, nil)
+	return m.request(ctx, ReqTakeOver, rec)
 }
 
 func (n *Node) serveReportDead(ctx context.Context, r Report) error {

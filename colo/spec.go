@@ -52,12 +52,19 @@ type NICSpec struct {
 
 // ProtectionSpec tunes COLO for one VM. Zero values mean the defaults.
 type ProtectionSpec struct {
+	Level            string   `yaml:"level,omitempty" json:"level"`                           // protected (default) or none
 	CheckpointDelay  Duration `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 500ms
 	CompareTimeout   Duration `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
 	ExpiredScanCycle Duration `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
 	MaxBandwidth     Size     `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
 	SyncSpeed        Size     `yaml:"sync-speed,omitempty" json:"sync_speed"`                 // disk copy, bytes a second; 0 is no limit
 }
+
+// Levels of protection.
+const (
+	LevelProtected = "protected" // a secondary on another node whenever there is one
+	LevelNone      = "none"      // runs alone
+)
 
 const (
 	defaultCheckpointDelay  = 500 * time.Millisecond
@@ -109,6 +116,7 @@ func (s *Spec) setDefaults() {
 		}
 	}
 	p := &s.Protection
+	setDefault(&p.Level, LevelProtected)
 	setDefault(&p.CheckpointDelay, Duration(defaultCheckpointDelay))
 	setDefault(&p.CompareTimeout, Duration(defaultCompareTimeout))
 	setDefault(&p.ExpiredScanCycle, Duration(defaultExpiredScanCycle))
@@ -139,6 +147,9 @@ func (s *Spec) Validate() error {
 	}
 	if (s.Boot.Initrd != "" || s.Boot.Append != "") && s.Boot.Kernel == "" {
 		bad("boot.kernel", "missing: initrd and append need a kernel")
+	}
+	if l := s.Protection.Level; l != LevelProtected && l != LevelNone {
+		bad("protection.level", "%q: expected %s or %s", l, LevelProtected, LevelNone)
 	}
 	s.validateDisks(bad)
 	s.validateNICs(bad)

@@ -35,6 +35,9 @@ type Status struct {
 	Progress    *Progress       `json:"progress,omitempty"`
 	Resync      *SyncResult     `json:"resync,omitempty"` // the last one
 	LastError   string          `json:"last_error,omitempty"`
+	Want        string          `json:"want,omitempty"`     // of its owner: stopped, running or protected
+	Outlook     string          `json:"outlook,omitempty"`  // what recovery is about to do or waits for
+	GivenUp     string          `json:"given_up,omitempty"` // why recovery has stopped: a person is needed
 }
 
 // DiskStatus is this node's half of a disk.
@@ -63,6 +66,7 @@ func (m *machine) status() Status {
 	s := Status{
 		VM: m.name, Node: m.n.cfg.Name, State: m.state, Why: m.why, Since: m.since, Role: m.rec.Role, Generation: m.rec.Generation,
 		Members: slices.Clone(m.rec.Members), Peer: m.rec.Peer, PeerAlive: alive, Plan: m.plan, Progress: m.prog, Resync: m.sync, LastError: m.lastErr,
+		Want: m.rec.Want, Outlook: m.outlook, GivenUp: m.givenUp,
 	}
 	if m.copy != nil {
 		s.PID, s.Checkpoints = m.copy.PID(), m.copy.Stats()

@@ -29,6 +29,8 @@ type VM struct {
 	Phase string `json:"phase"`
 	// Reason is why the VM is in this phase, for people.
 	Reason string `json:"reason,omitempty"`
+	// Want is what the VM's owner has asked for last; this package doesn't interpret it.
+	Want string `json:"want,omitempty"`
 	// Generation and Members are the last that this node knows to be valid: agreed with the peer or given by the arbiter.
 	Generation uint64   `json:"generation"`
 	Members    []string `json:"members,omitempty"`

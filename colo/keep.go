@@ -1,0 +1,219 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
+)
+
+// What the owner of a VM wants of it. It is stored, and survives every reboot.
+const (
+	WantStopped   = "stopped"
+	WantRunning   = "running"   // somewhere, protected or not
+	WantProtected = "protected" // running, with a secondary whenever there is a peer for it
+)
+
+// Recovery makes a node bring its VMs by itself to what their owners want: it starts them after an outage when that is safe, and protects them
+// again when a lost peer has come back. Zero values are replaced by the defaults.
+type Recovery struct {
+	HoldDown     time.Duration // how long a peer must have been well before a VM is protected by it again; 5s
+	PrimaryFirst time.Duration // how long a last secondary lets the last primary start first after both were down; 10s
+	Attempts     int           // failures within Window after which a person is needed; 5
+	Window       time.Duration // 10m
+}
+
+func (r *Recovery) setDefaults() {
+	setDefault(&r.HoldDown, 5*time.Second)
+	setDefault(&r.PrimaryFirst, 10*time.Second)
+	setDefault(&r.Attempts, 5)
+	setDefault(&r.Window, 10*time.Minute)
+}
+
+// breaker stops what fails again and again.
+type breaker struct {
+	limit  int
+	window time.Duration
+	fails  []time.Time
+}
+
+// note counts a failure, and says whether that was one too many.
+func (b *breaker) note(now time.Time) bool {
+	b.fails = slices.DeleteFunc(append(b.fails, now), func(t time.Time) bool { return now.Sub(t) > b.window })
+	return len(b.fails) >= b.limit
+}
+
+// want stores what the owner asked for.
+func (m *machine) want(ctx context.Context, w string) error {
+	rec, _ := m.info()
+	if rec.Want == w {
+		return nil
+	}
+	m.reset()
+	return m.updateNow(ctx, func(v *state.VM) { v.Want = w })
+}
+
+// reset makes the keeper try again what it has given up.
+func (m *machine) reset() {
+	m.mu.Lock()
+	m.givenUp, m.resets = "", m.resets+1
+	m.wake()
+	m.mu.Unlock()
+}
+
+// keep is the goroutine that brings the VM to what its owner wants.
+func (m *machine) keep(ctx context.Context, r Recovery) {
+	var (
+		failed  = breaker{limit: r.Attempts, window: r.Window}
+		resets  int
+		well    time.Time // since when the peer has been
+		decides = time.Now()
+		last    string
+		tick    = time.NewTicker(500 * time.Millisecond)
+	)
+	defer tick.Stop()
+	for {
+		m.mu.Lock()
+		changed, s, want, givenUp, again := m.changed, m.state, m.rec.Want, m.givenUp, m.resets
+		m.mu.Unlock()
+		if again != resets {
+			resets, failed.fails = again, nil
+		}
+		now := time.Now()
+		switch alive := m.n.PeerAlive(); {
+		case !alive:
+			well = time.Time{}
+		case well.IsZero():
+			well = now
+		}
+		var err error
+		switch {
+		case givenUp != "":
+		case s == Solo && want == WantProtected && !well.IsZero() && now.Sub(well) >= r.HoldDown && now.Sub(m.inState()) >= r.HoldDown:
+			if err = m.request(ctx, ReqProtect, ProtectOptions{}); err != nil {
+				err = fmt.Errorf("protecting it again: %w", err)
+			}
+		case (s == Stopped || s == Outdated) && (want == WantRunning || want == WantProtected):
+			action, why := decideCold(m.coldFacts(ctx, r, now.Sub(decides)))
+			if why != last {
+				last = why
+				m.log.Info("cold start", "decision", action, "why", why)
+				m.emit(Event{Kind: "decision", State: s, Text: joinText(string(action), why), Fields: map[string]any{"decision": action}})
+				m.setOutlook(string(action) + ": " + why)
+			}
+			err = m.carryOut(ctx, action)
+		default:
+			last = ""
+		}
+		var unexpected *UnexpectedEventError
+		if err != nil && ctx.Err() == nil && !errors.As(err, &unexpected) {
+			if failed.note(now) {
+				m.giveUp(fmt.Sprintf("given up after %d failures within %s, a person is needed: %v", r.Attempts, r.Window, err))
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-changed:
+		case <-m.quit:
+			return
+		case <-ctx.Done():
+			return
+		}
+		if err != nil { // not in a tight loop
+			select {
+			case <-time.After(r.HoldDown):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (m *machine) carryOut(ctx context.Context, a coldAction) error {
+	switch a {
+	case coldAgree:
+		if err := m.agree(ctx); err != nil {
+			return fmt.Errorf("asking the peer to give way: %w", err)
+		}
+		return m.request(ctx, ReqStart, nil)
+	case coldStart:
+		if err := m.request(ctx, ReqStart, nil); err != nil && !errors.Is(err, errUndecided) {
+			return fmt.Errorf("starting it: %w", err)
+		}
+	}
+	return nil
+}
+
+// agree makes the peer promise that its copy, which is as good as this one, stays down. It is the proof that stands in for an arbiter.
+func (m *machine) agree(ctx context.Context) error {
+	p, _, err := m.n.partner()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	rec, _ := m.info()
+	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: []string{m.n.cfg.Name}, By: m.n.cfg.Name}
+	if err := p.Drop(ctx, next); err != nil {
+		return err
+	}
+	return m.updateNow(ctx, setRecord(next.Generation, next.Members))
+}
+
+func (m *machine) coldFacts(ctx context.Context, r Recovery, waited time.Duration) coldFacts {
+	rec, spec := m.info()
+	f := coldFacts{me: m.n.cfg.Name, rec: rec, disks: true, waited: waited, order: r.PrimaryFirst}
+	for _, d := range spec.Disks {
+		if s, ok := rec.Disks[d.Name]; ok && !s.InSync {
+			f.disks = false
+		}
+	}
+	if a := m.n.cfg.Arbiter; a != nil {
+		actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+		held, err := a.Get(actx, rec.ID)
+		cancel()
+		switch {
+		case err == nil:
+			f.answer, f.held = arbiterHolds, held
+		case errors.Is(err, arbiter.ErrNoRecord):
+			f.answer = emptyArbiter
+		default:
+			f.answer = silentArbiter
+		}
+	}
+	if p, info, err := m.n.partner(); err == nil {
+		f.peer = info.Name
+		pctx, cancel := context.WithTimeout(ctx, time.Second)
+		there, err := p.Inquire(pctx, m.name)
+		cancel()
+		f.heard, f.peerHas, f.there = err == nil || errors.Is(err, ErrNoVM), err == nil, there
+	}
+	return f
+}
+
+func (m *machine) inState() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.since
+}
+
+func (m *machine) giveUp(why string) {
+	m.mu.Lock()
+	m.givenUp = why
+	m.wake()
+	s := m.state
+	m.mu.Unlock()
+	m.log.Error("recovery", "err", why)
+	m.emit(Event{Kind: "recovery", State: s, Text: why})
+}
+
+func (m *machine) setOutlook(text string) {
+	m.mu.Lock()
+	m.outlook = text
+	m.wake()
+	m.mu.Unlock()
+}
