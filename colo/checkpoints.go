@@ -11,6 +11,7 @@ type CheckpointStats struct {
 	Count    uint64        `json:"count"`
 	PauseP50 time.Duration `json:"pause_p50"` // of the last 1024; 0 when there was none
 	PauseP99 time.Duration `json:"pause_p99"`
+	Enter    time.Duration `json:"enter"`   // how long the guest stood still when COLO was started; 0 on a secondary
 	Last     time.Time     `json:"last"`    // end of the last one
 	Running  time.Time     `json:"running"` // start of the one that is going on; zero if none is
 }
@@ -23,6 +24,15 @@ type checkpoints struct {
 	n      int // filled part of pauses
 	begin  time.Time
 	last   time.Time
+	halted time.Time     // when the guest was stopped before COLO
+	enter  time.Duration // until it ran in it
+}
+
+// halt notes a stop outside of COLO: it may be the one for COLO's start.
+func (c *checkpoints) halt(at time.Time) {
+	c.mu.Lock()
+	c.halted = at
+	c.mu.Unlock()
 }
 
 func (c *checkpoints) stopped(at time.Time) {
@@ -38,19 +48,21 @@ func (c *checkpoints) resumed(at time.Time) {
 		c.count++
 		c.n = min(c.n+1, len(c.pauses))
 		c.begin, c.last = time.Time{}, at
+	} else if !c.halted.IsZero() {
+		c.enter, c.halted = at.Sub(c.halted), time.Time{}
 	}
 	c.mu.Unlock()
 }
 
 func (c *checkpoints) reset() {
 	c.mu.Lock()
-	c.count, c.n, c.begin, c.last = 0, 0, time.Time{}, time.Time{}
+	c.count, c.n, c.begin, c.last, c.enter = 0, 0, time.Time{}, time.Time{}, 0
 	c.mu.Unlock()
 }
 
 func (c *checkpoints) stats() CheckpointStats {
 	c.mu.Lock()
-	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin}
+	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Enter: c.enter}
 	sorted := slices.Clone(c.pauses[:c.n])
 	c.mu.Unlock()
 	if len(sorted) > 0 {

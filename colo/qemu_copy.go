@@ -155,6 +155,8 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 		case "STOP":
 			if c.inColo.Load() {
 				c.cp.stopped(ev.Received)
+			} else {
+				c.cp.halt(ev.Received)
 			}
 		case "RESUME":
 			if c.inColo.Load() {

@@ -188,14 +188,18 @@ func (r *Run) measure() {
 	res.HTTPP50MS, res.TCPP50MS = median(httpP50), median(tcpP50)
 	if len(r.checkpoints) > 0 {
 		var count int64
-		var p50 []float64
+		var p50, enter []float64
 		var p99 time.Duration
 		for _, c := range r.checkpoints {
+			if c.Enter > 0 {
+				enter = append(enter, *ms(c.Enter))
+			}
 			count += int64(c.Count)
 			p50 = append(p50, *ms(c.PauseP50))
 			p99 = max(p99, c.PauseP99)
 		}
 		res.Checkpoints, res.CheckpointPauseP50MS, res.CheckpointPauseP99MS = &count, median(p50), ms(p99)
+		res.ProtectPauseMS = median(enter)
 	}
 	if r.Clients != nil {
 		res.WritesAcked = ptr(r.Clients.Writes.Acked())
