@@ -11,6 +11,7 @@ import (
 // Endpoint is where a standby listens: one address, the ports of the VM.
 type Endpoint struct {
 	Host      string              `json:"host"`
+	Primary   string              `json:"primary"` // address that the primary connects from; empty if unknown
 	Migration int                 `json:"migration"`
 	NBD       int                 `json:"nbd"`
 	NICs      map[string]NICPorts `json:"nics,omitempty"`

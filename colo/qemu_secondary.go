@@ -25,6 +25,7 @@ func (e Endpoint) net() netcompare.Endpoint {
 }
 
 func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
+	c.quickAck(ctx, at.Primary)
 	if err := netcompare.Listen(ctx, c.main, c.nics, at.net()); err != nil {
 		return err
 	}

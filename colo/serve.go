@@ -149,6 +149,13 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	e := Endpoint{Host: n.cfg.Links[0].Address.String(), Migration: ports["migration"], NBD: ports["nbd"], NICs: map[string]NICPorts{}}
+	if _, peer, err := n.partner(); err == nil {
+		for _, l := range peer.Links {
+			if l.Name == n.cfg.Links[0].Name {
+				e.Primary = l.Address.String()
+			}
+		}
+	}
 	for _, nic := range s.NICs {
 		e.NICs[nic.Name] = NICPorts{Mirror: ports["mirror-"+nic.Name], Compare: ports["compare-"+nic.Name]}
 	}
