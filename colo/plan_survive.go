@@ -26,12 +26,12 @@ func (m *machine) claimPlan() *Plan {
 		}
 		return nil
 	}}}
-	switch {
-	case k.claims > 0:
+	if k.claims > 0 {
 		steps = append(steps, Step{Name: "wait before asking again", Do: func(ctx context.Context) error {
 			return m.pause(ctx, min(time.Duration(k.claims)*100*time.Millisecond, time.Second))
 		}})
-	case k.secondary && !k.proof:
+	}
+	if k.secondary && !k.proof { // each time: while the arbiter was out of reach a silent primary may have come back, with its tap joined
 		steps = append(steps, Step{Name: "let the primary speak first", Do: m.deferToPrimary})
 	}
 	return &Plan{Kind: planClaim, Steps: append(steps,
