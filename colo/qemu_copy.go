@@ -110,7 +110,7 @@ func (c *qemuCopy) view(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	st, err := c.main.QueryStatus(ctx)
-	return View{Mode: colo.Mode, Incoming: st.Status == "inmigrate" && colo.Mode == "none"}, err
+	return View{Mode: colo.Mode, Incoming: st.Status == "inmigrate" && colo.Mode == "none", Off: st.Status == "shutdown"}, err
 }
 
 // bootID tells this run of the kernel from others.

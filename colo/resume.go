@@ -66,6 +66,9 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		if plan != "" {
 			m.start(ctx, plan, message{})
 		}
+		if view.Off { // nobody has heard it say so
+			m.post(message{kind: GuestShutdown, text: "the guest has switched itself off", copy: c})
+		}
 	}
 	switch {
 	case rec.Role == state.RoleSecondary && (view.Incoming || phase == Standby):
