@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var exit *lab.ExitError
 	switch {
 	case err == nil, errors.As(err, &exit): // a lab's process has said it already
+	case errors.Is(err, lab.ErrInterrupted) && lab.Inside(): // its starter says it
 	case errors.Is(err, lab.ErrInterrupted):
 		fmt.Fprintln(errOut, "coloctl: interrupted")
 	default:

@@ -13,7 +13,7 @@ import (
 const (
 	// survivalGrace is how long a connection may be silent at the end. TCP's retransmissions after a minute of silence are that far apart.
 	survivalGrace = 60 * time.Second
-	streamRate    = 1 << 20 // bytes a second
+	streamRate    = 256 << 10 // bytes a second
 )
 
 // Clients are all that use the guest during a run.

@@ -219,12 +219,6 @@ func (l *Lab) RestoreLinks() error {
 	return err
 }
 
-// rewire lets a node that has come back meet its peer.
-func (l *Lab) rewire(n *Node) error {
-	l.wire.SetUp(true)
-	return l.wire.Replace(n.Engine)
-}
-
 // OutputsFromBoth applies the rule of [OutputsFromBoth] to all that was heard so far.
 func (l *Lab) OutputsFromBoth() (int, error) {
 	a, err := l.sniffers["n1"].Frames()

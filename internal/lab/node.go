@@ -111,7 +111,11 @@ func (n *Node) PowerOn(ctx context.Context) error {
 	if err := n.start(ctx); err != nil {
 		return err
 	}
-	return n.lab.rewire(n)
+	if err := n.lab.wire.Replace(n.Engine); err != nil {
+		return err
+	}
+	n.lab.wire.SetUp(true)
+	return nil
 }
 
 // close ends the engine, not its QEMU.

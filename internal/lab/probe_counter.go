@@ -14,10 +14,14 @@ import (
 	"github.com/coloctl/coloctl/internal/guest/service"
 )
 
-// counterTimeout is how long a write may take before it is sent again.
-const counterTimeout = 2 * time.Second
+const (
+	// counterTimeout is how long a write may take before it is sent again.
+	counterTimeout = 2 * time.Second
+	// counterPause is between an answer and the next write: each costs the guest a flush of its disk.
+	counterPause = 10 * time.Millisecond
+)
 
-// CounterProbe writes the guest's counter without pause, one request after the other. A request without an answer is sent again under its
+// CounterProbe writes the guest's counter, one request after the other. A request without an answer is sent again under its
 // id until it is answered.
 type CounterProbe struct {
 	Track
@@ -38,7 +42,7 @@ func NewCounterProbe(dial DialFunc, addr, prefix string) *CounterProbe {
 func (p *CounterProbe) Run(ctx context.Context) {
 	defer p.client.CloseIdleConnections()
 	n := 0
-	every(ctx, probeInterval, func() {
+	every(ctx, counterPause, func() {
 		n++
 		for id := fmt.Sprintf("%s-%d", p.prefix, n); ctx.Err() == nil && !p.write(ctx, id); {
 		}
@@ -64,7 +68,7 @@ func (p *CounterProbe) write(ctx context.Context, id string) bool {
 		// Not at once: a guest that refuses connections would be asked thousands of times a second.
 		select {
 		case <-ctx.Done():
-		case <-time.After(probeInterval):
+		case <-time.After(counterPause):
 		}
 		return false
 	}

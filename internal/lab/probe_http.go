@@ -12,10 +12,18 @@ import (
 	"github.com/coloctl/coloctl/internal/guest/service"
 )
 
+// What bounds the load of an [HTTPProbe]. A request that hangs costs a guest nothing while it is gone, but everything at once when it is
+// back, and a guest that is only busy must not be buried: connections that time out and are opened anew would keep it busy for ever.
 const (
-	// With a timeout of a second and a request each 5 ms, 256 in flight never keep a new one from being sent.
-	httpTimeout  = time.Second
-	httpInFlight = 256
+	httpTimeout  = 15 * time.Second
+	httpInFlight = 128
+	// So many may be under way while answers come.
+	httpWhileAnswering = 4
+	// Without an answer for so long the guest counts as gone: then each new request may be the first one that is answered again.
+	httpSilence = 50 * time.Millisecond
+	// From so many on, during a long silence, they are sent further apart.
+	httpMany     = 48
+	httpFarApart = 50 * time.Millisecond
 )
 
 func newHTTPClient(dial DialFunc, timeout time.Duration) *http.Client {
@@ -24,14 +32,17 @@ func newHTTPClient(dial DialFunc, timeout time.Duration) *http.Client {
 	}}
 }
 
-// HTTPProbe asks for /id every 5 ms without waiting for the answers to earlier requests.
+// HTTPProbe asks for /id every 5 ms. While the guest is silent it goes on to send without waiting for the answers to earlier requests.
 type HTTPProbe struct {
 	Track
 	url    string
 	client *http.Client
 
-	mu      sync.Mutex
-	bootIDs map[string]bool
+	mu       sync.Mutex
+	bootIDs  map[string]bool
+	inFlight int
+	sent     time.Time // when the last request was
+	answered time.Time // when the last answer came
 }
 
 // NewHTTPProbe makes a probe of the guest at host:port.
@@ -44,28 +55,44 @@ func (p *HTTPProbe) Run(ctx context.Context) {
 	defer p.client.CloseIdleConnections()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	slots := make(chan struct{}, httpInFlight)
 	every(ctx, probeInterval, func() {
-		select {
-		case slots <- struct{}{}:
-		default:
+		if !p.mayProbe(time.Now()) {
 			return
 		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			sent := time.Now()
-			id, err := fetchID(ctx, p.client, p.url)
-			if ctx.Err() != nil {
-				return // cut off by us: says nothing about the guest
-			}
-			p.add(sent, time.Now(), err == nil)
-			if err == nil {
-				p.mu.Lock()
-				p.bootIDs[id.BootID] = true
-				p.mu.Unlock()
-			}
-		})
+		wg.Go(func() { p.ask(ctx) })
 	})
+}
+
+// mayProbe tells whether another request is to be sent now, and counts it.
+func (p *HTTPProbe) mayProbe(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	silent := now.Sub(p.answered) >= httpSilence
+	switch {
+	case p.inFlight >= httpInFlight,
+		!silent && p.inFlight >= httpWhileAnswering,
+		p.inFlight >= httpMany && now.Sub(p.sent) < httpFarApart:
+		return false
+	}
+	p.inFlight++
+	p.sent = now
+	return true
+}
+
+func (p *HTTPProbe) ask(ctx context.Context) {
+	sent := time.Now()
+	id, err := fetchID(ctx, p.client, p.url)
+	now := time.Now()
+	p.mu.Lock()
+	p.inFlight--
+	if err == nil {
+		p.answered = now
+		p.bootIDs[id.BootID] = true
+	}
+	p.mu.Unlock()
+	if ctx.Err() == nil { // else it was cut off by us: that says nothing about the guest
+		p.add(sent, now, err == nil)
+	}
 }
 
 // BootIDs returns how many different boots of the guest have answered.

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// UDPProbe sends a datagram to the guest's echo service every 5 ms.
+// UDPProbe sends a datagram to the guest's echo service every 50 ms.
 type UDPProbe struct {
 	Track
 	conn net.Conn
@@ -18,6 +18,8 @@ type UDPProbe struct {
 	sent  map[uint64]time.Time
 	total uint64
 }
+
+const udpInterval = 50 * time.Millisecond
 
 // udpLost is the age at which an unanswered datagram counts as lost.
 const udpLost = 2 * time.Second
@@ -38,7 +40,7 @@ func (p *UDPProbe) Run(ctx context.Context) {
 		defer close(read)
 		p.read(ctx)
 	}()
-	every(ctx, probeInterval, p.send)
+	every(ctx, udpInterval, p.send)
 	_ = p.conn.Close()
 	<-read
 }
@@ -49,7 +51,7 @@ func (p *UDPProbe) send() {
 	p.total++
 	n := p.total
 	p.sent[n] = now
-	old := n - uint64(udpLost/probeInterval)
+	old := n - uint64(udpLost/udpInterval)
 	at, lost := p.sent[old]
 	delete(p.sent, old)
 	p.mu.Unlock()
