@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/colo"
+)
+
+// Request is the body of a request that leads to an operation. All of it is optional but where said.
+type Request struct {
+	Reason string `json:"reason,omitempty"` // for the history
+}
+
+// StopRequest is the body of a stop.
+type StopRequest struct {
+	Request
+	Force   bool    `json:"force,omitempty"`   // end QEMU at once instead of asking the guest
+	Timeout float64 `json:"timeout,omitempty"` // seconds that the guest has for shutting down; 60 when 0
+}
+
+// ResyncRequest is the body of a protect or a resync.
+type ResyncRequest struct {
+	Request
+	Mode blockrepl.Mode `json:"mode,omitempty"` // bitmap or full; what is safe and quickest when empty
+}
+
+// FailoverRequest is the body of a failover. Both Force and Confirm are needed: the caller vouches that the other copy is dead.
+type FailoverRequest struct {
+	Request
+	Force   bool   `json:"force"`
+	Confirm string `json:"confirm"` // the VM's name
+}
+
+// DryRun is what a request would lead to.
+type DryRun struct {
+	Previews []colo.Preview `json:"previews"` // in order: one request may need another one first
+}
+
+// action begins an operation, or tells what it would do.
+func (s *Server) action(w http.ResponseWriter, r *request, kind, reason string, events []colo.EventKind, do func(context.Context) error) error {
+	dry, err := r.flag("dry_run")
+	if err != nil {
+		return err
+	}
+	if err := s.exists(r.vm); err != nil {
+		return err
+	}
+	if dry {
+		out := DryRun{Previews: []colo.Preview{}}
+		for _, ev := range events {
+			p, err := s.opts.Node.Preview(r.vm, ev)
+			if err != nil && len(out.Previews) == 0 {
+				return err
+			}
+			if err == nil { // what comes after another one starts from a state that is not here yet
+				out.Previews = append(out.Previews, p)
+			}
+		}
+		reply(w, http.StatusOK, out)
+		return nil
+	}
+	s.remark(r, kind, reason)
+	op := s.ops.begin(Operation{VM: r.vm, Kind: kind, By: r.caller.String(), Reason: reason}, r.Header.Get("Idempotency-Key"), do)
+	w.Header().Set("Location", "/v1/operations/"+op.ID)
+	reply(w, http.StatusAccepted, op)
+	return nil
+}
+
+func (s *Server) start(w http.ResponseWriter, r *request) error {
+	var in Request
+	if err := bodyJSON(r.Request, &in, true); err != nil {
+		return err
+	}
+	return s.action(w, r, "start", in.Reason, []colo.EventKind{colo.ReqStart}, func(ctx context.Context) error {
+		err := s.opts.Node.Start(ctx, r.vm)
+		if ctx.Err() == nil {
+			return err
+		}
+		// The engine's wait has ended, the start goes on: that is taken back too.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		if stop := s.opts.Node.Stop(ctx, r.vm, colo.StopOptions{Force: true}); stop != nil {
+			return fmt.Errorf("the start was not taken back: %w", stop)
+		}
+		return err
+	})
+}
+
+func (s *Server) stopVM(w http.ResponseWriter, r *request) error {
+	var in StopRequest
+	if err := bodyJSON(r.Request, &in, true); err != nil {
+		return err
+	}
+	if in.Timeout < 0 || in.Timeout > 24*3600 {
+		return &fieldError{field: "timeout", msg: fmt.Sprintf("%v: expected seconds, up to a day", in.Timeout)}
+	}
+	o := colo.StopOptions{Force: in.Force, Timeout: time.Duration(in.Timeout * float64(time.Second))}
+	events := []colo.EventKind{colo.ReqStop}
+	if p, err := s.opts.Node.Preview(r.vm, colo.ReqUnprotect); err == nil && p.Plan != "" {
+		events = []colo.EventKind{colo.ReqUnprotect, colo.ReqStop}
+	}
+	return s.action(w, r, "stop", in.Reason, events, func(ctx context.Context) error { return s.opts.Node.Stop(ctx, r.vm, o) })
+}
+
+func (s *Server) protect(w http.ResponseWriter, r *request) error {
+	return s.attach(w, r, "protect")
+}
+
+// resync is a protection with the mode that the caller wants, so it is of use only where none is in force.
+func (s *Server) resync(w http.ResponseWriter, r *request) error { return s.attach(w, r, "resync") }
+
+func (s *Server) attach(w http.ResponseWriter, r *request, kind string) error {
+	var in ResyncRequest
+	if err := bodyJSON(r.Request, &in, true); err != nil {
+		return err
+	}
+	switch in.Mode {
+	case "", blockrepl.Bitmap, blockrepl.Full:
+	default:
+		return &fieldError{field: "mode", msg: fmt.Sprintf("%q: expected %s or %s", in.Mode, blockrepl.Bitmap, blockrepl.Full)}
+	}
+	if err := s.exists(r.vm); err != nil {
+		return err
+	}
+	if kind == "resync" {
+		p, err := s.opts.Node.Preview(r.vm, colo.ReqProtect)
+		if err != nil {
+			return err
+		}
+		if p.Plan == "" { // protected: its disks are equal
+			return &colo.UnexpectedEventError{VM: r.vm, State: p.From, Event: "resync"}
+		}
+	}
+	return s.action(w, r, kind, in.Reason, []colo.EventKind{colo.ReqProtect}, func(ctx context.Context) error {
+		return s.opts.Node.Protect(ctx, r.vm, colo.ProtectOptions{Mode: in.Mode})
+	})
+}
+
+func (s *Server) unprotect(w http.ResponseWriter, r *request) error {
+	return s.simple(w, r, "unprotect", colo.ReqUnprotect, s.opts.Node.Unprotect)
+}
+
+func (s *Server) switchover(w http.ResponseWriter, r *request) error {
+	return s.simple(w, r, "switchover", colo.ReqSwitchover, s.opts.Node.Switchover)
+}
+
+func (s *Server) simple(w http.ResponseWriter, r *request, kind string, ev colo.EventKind, do func(context.Context, string) error) error {
+	var in Request
+	if err := bodyJSON(r.Request, &in, true); err != nil {
+		return err
+	}
+	return s.action(w, r, kind, in.Reason, []colo.EventKind{ev}, func(ctx context.Context) error { return do(ctx, r.vm) })
+}
+
+func (s *Server) failover(w http.ResponseWriter, r *request) error {
+	var in FailoverRequest
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	switch {
+	case !in.Force:
+		return apiErrorf(ErrUnconfirmed, "a failover without a loss is a switchover; one that the arbiter has not allowed needs force")
+	case in.Confirm != r.vm:
+		return apiErrorf(ErrUnconfirmed, "confirm must be the VM's name, %q: if its other copy lives, two copies speak from now on", r.vm)
+	}
+	return s.action(w, r, "failover", in.Reason, []colo.EventKind{colo.ReqForce}, func(ctx context.Context) error { return s.opts.Node.Force(ctx, r.vm) })
+}

@@ -1,0 +1,110 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// The calls of colo.Peer. The certificate says who calls; a message that names somebody else as its sender is refused.
+
+func (s *Server) peerHello(w http.ResponseWriter, r *request) error {
+	info, err := s.opts.Node.AsPeer().Hello(r.Context())
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, info)
+	return nil
+}
+
+func (s *Server) peerInquire(w http.ResponseWriter, r *request) error {
+	vm, err := s.opts.Node.AsPeer().Inquire(r.Context(), r.vm)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, vm)
+	return nil
+}
+
+func (s *Server) peerPrepare(w http.ResponseWriter, r *request) error {
+	var in colo.PrepareRequest
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if in.Spec == nil {
+		return &fieldError{field: "spec", msg: "missing"}
+	}
+	if err := sentBy(r, in.From); err != nil {
+		return err
+	}
+	r.vm = in.Spec.Name
+	out, err := s.opts.Node.AsPeer().Prepare(r.Context(), in)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+func sentBy(r *request, from string) error {
+	if from != r.caller.Name {
+		return apiErrorf(ErrForbidden, "the message is from %q, the certificate of %q", from, r.caller.Name)
+	}
+	return nil
+}
+
+func (s *Server) peerDrop(w http.ResponseWriter, r *request) error {
+	return s.peerRecord(w, r, s.opts.Node.AsPeer().Drop)
+}
+
+func (s *Server) peerConfirm(w http.ResponseWriter, r *request) error {
+	return s.peerRecord(w, r, s.opts.Node.AsPeer().Confirm)
+}
+
+func (s *Server) peerTakeOver(w http.ResponseWriter, r *request) error {
+	return s.peerRecord(w, r, s.opts.Node.AsPeer().TakeOver)
+}
+
+func (s *Server) peerRecord(w http.ResponseWriter, r *request, do func(context.Context, arbiter.Record) error) error {
+	var in arbiter.Record
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if in.VM == "" {
+		return &fieldError{field: "vm", msg: "missing"}
+	}
+	if err := do(r.Context(), in); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) peerReportDead(w http.ResponseWriter, r *request) error {
+	return s.peerReport(w, r, s.opts.Node.AsPeer().ReportDead)
+}
+
+func (s *Server) peerReportChannelLost(w http.ResponseWriter, r *request) error {
+	return s.peerReport(w, r, s.opts.Node.AsPeer().ReportChannelLost)
+}
+
+func (s *Server) peerReport(w http.ResponseWriter, r *request, do func(context.Context, colo.Report) error) error {
+	var in colo.Report
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if in.VM == "" {
+		return &fieldError{field: "vm", msg: "missing"}
+	}
+	if err := sentBy(r, in.From); err != nil {
+		return err
+	}
+	r.vm = in.VM
+	if err := do(r.Context(), in); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

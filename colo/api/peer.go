@@ -1,0 +1,120 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// Peer makes the calls of [colo.Peer] to another node's daemon. Each call has a connection of its own: one that was open when a link failed would
+// swallow the call that matters most.
+type Peer struct {
+	*Client
+}
+
+var _ colo.Peer = (*Peer)(nil)
+
+// NewPeer makes the way to a peer. It connects when it is used; the peer need not be there.
+func NewPeer(o ClientOptions) (*Peer, error) {
+	c, err := NewClient(o)
+	if err != nil {
+		return nil, err
+	}
+	c.tr.DisableKeepAlives = true
+	return &Peer{c}, nil
+}
+
+// Times after which calls without a deadline of their own are given up. Those of plans on the peer wait for QEMUs and images.
+const (
+	peerAsk  = 5 * time.Second
+	peerPlan = 2 * time.Minute
+)
+
+// peerCall is do for a node: what is not the engine's own word is an ErrPeerUnreachable.
+func (p *Peer) peerCall(ctx context.Context, limit time.Duration, k *call, in, out any) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s: %w", limit, context.DeadlineExceeded))
+		defer cancel()
+	}
+	var err error
+	if in != nil {
+		if k.body, err = jsonBody(in); err != nil {
+			return err
+		}
+	}
+	if _, err = p.do(ctx, k, out); err == nil {
+		return nil
+	}
+	var said *Error
+	if errors.As(err, &said) && said.Body.Engine && !errors.Is(err, colo.ErrClosed) {
+		return fmt.Errorf("%s: %w", p.where, err)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", colo.ErrPeerUnreachable, err)
+	}
+	// Without %w: that the peer found this node's request forbidden or too large must not look like this node's own answer to somebody.
+	return fmt.Errorf("%w: %v", colo.ErrPeerUnreachable, err) //nolint:errorlint // see above
+}
+
+func peerPath(elem ...string) []string { return append([]string{"v1", "peer"}, elem...) }
+
+func (p *Peer) post(ctx context.Context, limit time.Duration, name string, in, out any) error {
+	return p.peerCall(ctx, limit, &call{method: http.MethodPost, path: peerPath(name)}, in, out)
+}
+
+// Hello implements [colo.Peer].
+func (p *Peer) Hello(ctx context.Context) (out colo.NodeInfo, err error) {
+	err = p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: peerPath("hello")}, nil, &out)
+	return out, err
+}
+
+// Prepare implements [colo.Peer].
+func (p *Peer) Prepare(ctx context.Context, r colo.PrepareRequest) (out colo.PrepareReply, err error) {
+	err = p.post(ctx, peerPlan, "prepare", r, &out)
+	return out, err
+}
+
+// Drop implements [colo.Peer].
+func (p *Peer) Drop(ctx context.Context, rec arbiter.Record) error {
+	return p.post(ctx, peerPlan, "drop", rec, nil)
+}
+
+// Confirm implements [colo.Peer].
+func (p *Peer) Confirm(ctx context.Context, rec arbiter.Record) error {
+	return p.post(ctx, peerAsk, "confirm", rec, nil)
+}
+
+// TakeOver implements [colo.Peer].
+func (p *Peer) TakeOver(ctx context.Context, rec arbiter.Record) error {
+	return p.post(ctx, peerPlan, "take-over", rec, nil)
+}
+
+// ReportDead implements [colo.Peer].
+func (p *Peer) ReportDead(ctx context.Context, r colo.Report) error {
+	return p.post(ctx, peerAsk, "report-dead", r, nil)
+}
+
+// ReportChannelLost implements [colo.Peer].
+func (p *Peer) ReportChannelLost(ctx context.Context, r colo.Report) error {
+	return p.post(ctx, peerAsk, "report-channel-lost", r, nil)
+}
+
+// Inquire implements [colo.Peer].
+func (p *Peer) Inquire(ctx context.Context, vm string) (out colo.PeerVM, err error) {
+	err = p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: peerPath("vms", vm)}, nil, &out)
+	return out, err
+}
+
+// PeerStatus asks how a VM stands on the peer, for people.
+func (p *Peer) PeerStatus(ctx context.Context, vm string) (colo.Status, error) {
+	var out BothStatus
+	err := p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: []string{"v1", "vms", vm, "status"}, query: url.Values{}}, nil, &out)
+	return out.Status, err
+}
