@@ -59,6 +59,7 @@ const (
 	PlanError EventKind = "plan-error" // failed and undone
 	Lost      EventKind = "lost"       // the arbiter lets another copy go on
 	Undecided EventKind = "undecided"  // the arbiter can't be asked
+	Revived   EventKind = "revived"    // checkpoints go on after all
 	CopyDead  EventKind = "copy-dead"  // this node's own copy turned out to be unable to go on
 )
 
@@ -88,7 +89,8 @@ const same State = ""
 
 // Guards, by name. They are functions of what the machine knows, without side effects.
 const (
-	guardSilent = "replication-silent" // no checkpoint has ended since the peer's heartbeat stopped
+	guardSilent    = "replication-silent" // the checkpoint that was due has not ended
+	guardSecondary = "was-secondary"      // this copy was the secondary before the arbitration
 )
 
 var (
@@ -160,6 +162,8 @@ var (
 		// Who goes on.
 		{on(Arbitrating), upon(Done), "", FailingOver, planSurvive, false, "won"},
 		{on(Arbitrating), upon(Lost), "", Outdated, planFence, false, "the other copy goes on: this one must never speak again"},
+		{on(Arbitrating), upon(Revived), guardSecondary, Secondary, "", false, "silence was the only sign, and it was wrong"},
+		{on(Arbitrating), upon(Revived), "", Protected, "", false, "silence was the only sign, and it was wrong; the tap is joined again"},
 		{on(Arbitrating), upon(CopyDead), "", Outdated, planFence, false, "nothing is claimed for a dead copy; the peer is told"},
 		{on(Arbitrating), upon(Undecided), "", Arbitrating, planClaim, false, "held: nobody may go on without the arbiter's word"},
 		{on(Arbitrating), upon(PlanError), "", Failed, planFence, false, "the copy could not be silenced"},
@@ -180,7 +184,7 @@ var (
 		{on(Stopped, Outdated, Failed, Solo, Starting, Stopping), upon(PeerLost, PeerDead, ChannelLost, ColoStarted), "", same, "", false, "no longer of interest"},
 		{on(Stopped, Outdated), upon(Exited, Hung, GuestShutdown, ReqDrop, ReqStop), "", same, "", false, "nothing runs here"},
 		{on(Failed), upon(Exited, Hung, GuestShutdown, ReqDrop), "", same, "", false, "a person decides"},
-		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, Lost, Undecided, CopyDead, Done), "", same, "", false, "the end of a plan that was given up"},
+		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, Lost, Undecided, CopyDead, Revived, Done), "", same, "", false, "the end of a plan that was given up"},
 		{on(Starting, Syncing, Attaching, Detaching, SwitchingOver, Stopping, Standby), upon(GuestShutdown), "", same, "", false, "the running plan finds out"},
 		{on(Detaching, SwitchingOver, Stopping), upon(Hung), "", same, "", false, "the running plan has its own deadline"},
 		{on(Stopped, Outdated, Solo), upon(ReqEdit), "", same, planEdit, false, "its spec is changed"},

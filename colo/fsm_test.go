@@ -74,7 +74,7 @@ func TestTable(t *testing.T) {
 	ends := map[PlanKind][]EventKind{
 		planStart: {Done, PlanError, Lost, Undecided}, planStop: {Done, PlanError}, planProtect: {Done, PlanError, Lost, Undecided},
 		planDetach: {Done, PlanError, Lost, Undecided}, planSwitchover: {Done, PlanError, Lost, Undecided}, planPrepare: {Done, PlanError},
-		planClaim: {Done, PlanError, Lost, Undecided, CopyDead}, planSurvive: {Done, PlanError}, planPromote: {Done, PlanError}, planFence: {Done, PlanError}, planEdit: {Done, PlanError},
+		planClaim: {Done, PlanError, Lost, Undecided, CopyDead, Revived}, planSurvive: {Done, PlanError}, planPromote: {Done, PlanError}, planFence: {Done, PlanError}, planEdit: {Done, PlanError},
 	}
 	for _, r := range table {
 		for _, e := range ends[r.Plan] {

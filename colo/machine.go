@@ -170,6 +170,9 @@ func (m *machine) handle(ctx context.Context, msg message) {
 	}
 	m.take(ctx, t, msg)
 	m.finish(&msg, msg.err)
+	if msg.kind == PeerLost && (t.To == Protected || t.To == Secondary) {
+		m.recheck(ctx)
+	}
 	if t.To == Solo && t.From != Solo && m.guestIsOff() {
 		m.handle(ctx, message{kind: GuestShutdown, text: "the guest has switched itself off"})
 	}
@@ -265,6 +268,7 @@ func (m *machine) start(ctx context.Context, kind PlanKind, msg message) {
 var (
 	errLost      = errors.New("another copy goes on")
 	errUndecided = errors.New("nobody could say which copy may go on")
+	errRevived   = errors.New("checkpoints go on: the peer's copy is well")
 	errCopyDead  = errors.New("the copy here is dead itself")
 )
 
@@ -276,6 +280,8 @@ func outcome(err error) EventKind {
 		return Lost
 	case errors.Is(err, errUndecided):
 		return Undecided
+	case errors.Is(err, errRevived):
+		return Revived
 	case errors.Is(err, errCopyDead):
 		return CopyDead
 	default:
@@ -287,17 +293,37 @@ func outcome(err error) EventKind {
 func (m *machine) holds(guard string) bool {
 	switch guard {
 	case guardSilent:
-		m.mu.Lock()
-		c, delay := m.copy, time.Duration(m.spec.Protection.CheckpointDelay)
-		m.mu.Unlock()
-		if c == nil {
-			return true
-		}
-		// A checkpoint that ended after the last heartbeat came proves the channel; but one is only due every delay.
-		last := c.Stats().Last
-		return time.Since(last) > min(delay, m.n.cfg.HeartbeatTimeout/2)
+		return m.silentIn() <= 0
+	case guardSecondary:
+		return m.marked().secondary
 	}
 	panic("unknown guard " + guard)
+}
+
+// silentIn is how long it takes until the lack of checkpoints means that the replication channel is gone: one is due after every delay.
+func (m *machine) silentIn() time.Duration {
+	m.mu.Lock()
+	c, delay := m.copy, time.Duration(m.spec.Protection.CheckpointDelay)
+	m.mu.Unlock()
+	if c == nil {
+		return 0
+	}
+	return delay + m.n.cfg.HeartbeatInterval - time.Since(c.Stats().Last)
+}
+
+// recheck looks again at a silent peer whose checkpoints still counted.
+func (m *machine) recheck(ctx context.Context) {
+	m.n.wg.Go(func() {
+		t := time.NewTimer(max(m.silentIn(), m.n.cfg.HeartbeatInterval))
+		defer t.Stop()
+		select {
+		case <-t.C:
+			if !m.n.PeerAlive() {
+				m.post(message{kind: PeerLost, text: "no heartbeat on any link"})
+			}
+		case <-ctx.Done():
+		}
+	})
 }
 
 // adopt makes c the machine's copy and forwards what it does.

@@ -14,6 +14,8 @@ type marks struct {
 	forced    bool // a person says so
 	heartbeat bool // silence is the only sign of the loss
 	claims    int  // attempts so far
+	asked     bool // the arbiter may have been changed by one of them
+	since     time.Time
 	secondary bool // this copy was the secondary
 	yield     bool // this copy ended by itself: the peer is to be told
 }
@@ -25,7 +27,7 @@ func (m *machine) note(t Transition) {
 	k := &m.marks
 	switch {
 	case t.To == Arbitrating && t.From != Arbitrating:
-		*k = marks{heartbeat: t.Event == PeerLost, secondary: t.From == Secondary}
+		*k = marks{heartbeat: t.Event == PeerLost, secondary: t.From == Secondary, since: time.Now()}
 	case t.Plan == planClaim:
 		k.claims++
 	case t.To == FailingOver && t.From == Secondary:

@@ -31,13 +31,38 @@ func (m *machine) claimPlan() *Plan {
 			return m.pause(ctx, min(time.Duration(k.claims)*100*time.Millisecond, time.Second))
 		}})
 	}
+	if k.heartbeat && !k.asked {
+		steps = append(steps, Step{Name: "see whether checkpoints go on", Do: m.replicationLives})
+	}
 	if k.secondary && !k.proof { // each time: while the arbiter was out of reach a silent primary may have come back, with its tap joined
 		steps = append(steps, Step{Name: "let the primary speak first", Do: m.deferToPrimary})
 	}
 	return &Plan{Kind: planClaim, Steps: append(steps,
-		Step{Name: "see that this copy lives", Do: m.copyLives},
+		Step{Name: "see that this copy lives", Do: func(ctx context.Context) error {
+			if k.heartbeat && !k.asked {
+				if err := m.replicationLives(ctx); err != nil {
+					return err
+				}
+			}
+			return m.copyLives(ctx)
+		}},
 		Step{Name: "ask the arbiter", Do: m.claim},
 	)}
+}
+
+// replicationLives ends an arbitration that silence alone has begun when a checkpoint has ended since: then both copies are well, and only
+// the nodes' daemons could not hear each other. It counts only until the arbiter was asked, because of what it may have answered.
+func (m *machine) replicationLives(ctx context.Context) error {
+	c, k := m.current(), m.marked()
+	if c == nil || !c.Stats().Last.After(k.since) {
+		return nil
+	}
+	if !k.secondary {
+		if err := c.Join(ctx); err != nil {
+			return err
+		}
+	}
+	return errRevived
 }
 
 // copyLives keeps a node from winning for a copy that is dead: the peer may notice the loss of this copy before this node does.
@@ -195,6 +220,9 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 	default:
 		next.Generation = cur.Generation + 1
 	}
+	m.mu.Lock()
+	m.marks.asked = true
+	m.mu.Unlock()
 	got, err := a.Advance(ctx, next)
 	if err != nil {
 		return arbiter.Record{}, err

@@ -10,6 +10,7 @@ type Records interface {
 	Create(v state.VM) error
 	Delete(name string) error
 	Ports(vm string, uses []string, usable func(port int) bool) (map[string]int, error)
+	ReleasePorts(vm string, uses ...string) error
 	// Write runs do in a transaction: when it returns nil all of do's changes are durable, otherwise there is none.
 	Write(do func(RecordsTx) error) error
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"syscall"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/internal/netns"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -144,7 +147,7 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 	for _, nic := range s.NICs {
 		uses = append(uses, "mirror-"+nic.Name, "compare-"+nic.Name)
 	}
-	ports, err := n.cfg.Records.Ports(s.Name, uses, nil)
+	ports, err := n.ports(s.Name, uses)
 	if err != nil {
 		return Endpoint{}, err
 	}
@@ -160,6 +163,30 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 		e.NICs[nic.Name] = NICPorts{Mirror: ports["mirror-"+nic.Name], Compare: ports["compare-"+nic.Name]}
 	}
 	return e, nil
+}
+
+// ports returns the VM's ports. One that another program has taken meanwhile is given up for a free one; the VM's own QEMU must not run.
+func (n *Node) ports(vm string, uses []string) (map[string]int, error) {
+	free := func(port int) bool {
+		l, err := netns.Listen(n.ctx, n.cfg.Netns, "tcp", netip.AddrPortFrom(n.cfg.Links[0].Address, uint16(port)).String())
+		if err == nil {
+			_ = l.Close()
+		}
+		return !errors.Is(err, syscall.EADDRINUSE)
+	}
+	ports, err := n.cfg.Records.Ports(vm, uses, free)
+	if err != nil {
+		return nil, err
+	}
+	for use, port := range ports {
+		if !free(port) {
+			n.cfg.Log.Warn("another program has taken a port of the VM", "vm", vm, "use", use, "port", port)
+			if err := n.cfg.Records.ReleasePorts(vm, use); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return n.cfg.Records.Ports(vm, uses, free)
 }
 
 // serving finds the VM that a peer's record is about. The record must not be older than the one known here.
