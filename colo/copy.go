@@ -98,7 +98,6 @@ type View struct {
 	Mode     string // of COLO: none, primary or secondary
 	Incoming bool   // a standby that waits for the primary
 	Off      bool   // the guest has switched itself off
-	Off      bool   // the guest has switched itself off
 }
 
 // LaunchRequest says which copy to start.

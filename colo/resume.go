@@ -58,16 +58,6 @@ func ended(rec state.VM) (State, string) {
 func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	alone := slices.Equal(rec.Members, []string{m.n.cfg.Name})
 	phase := State(rec.Phase)
-	if view.Off {
-		m.mu.Lock()
-		m.guestOff = true
-		m.mu.Unlock()
-		defer func() { // in the state that was found
-			if s := m.State(); s == Protected || s == Solo {
-				m.handle(ctx, message{kind: GuestShutdown, text: "the guest has switched itself off while the node was down"})
-			}
-		}()
-	}
 	goOn := func(s State, plan PlanKind, why string) {
 		m.mu.Lock()
 		m.marks = marks{secondary: rec.Role == state.RoleSecondary}
