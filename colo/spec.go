@@ -53,7 +53,7 @@ type NICSpec struct {
 // ProtectionSpec tunes COLO for one VM. Zero values mean the defaults.
 type ProtectionSpec struct {
 	Level            string   `yaml:"level,omitempty" json:"level"`                           // protected (default) or none
-	CheckpointDelay  Duration `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 500ms
+	CheckpointDelay  Duration `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 300ms
 	CompareTimeout   Duration `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
 	ExpiredScanCycle Duration `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
 	MaxBandwidth     Size     `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
