@@ -25,6 +25,7 @@ type machine struct {
 	job       *job
 	following *message // what asked for the plan that starts when the running one has ended
 	nextPlan  PlanKind
+	missed    []message // facts that the running plan was told of: it may end as if nothing had happened
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change, for Wait
@@ -173,8 +174,28 @@ func (m *machine) handle(ctx context.Context, msg message) {
 	if msg.kind == PeerLost && (t.To == Protected || t.To == Secondary) {
 		m.recheck(ctx)
 	}
-	if t.To == Solo && t.From != Solo && m.guestIsOff() {
+	if (t.To == Solo || t.To == Protected) && t.From != t.To && m.guestIsOff() {
 		m.handle(ctx, message{kind: GuestShutdown, text: "the guest has switched itself off"})
+	}
+	m.recall(ctx, t, msg)
+}
+
+// recall keeps what a plan is told that leads to protection or back from it, and takes it up again when the VM is protected after all.
+func (m *machine) recall(ctx context.Context, t Transition, msg message) {
+	switch {
+	case t.To == t.From && t.Plan == "" && m.job != nil:
+		switch msg.kind {
+		case ChannelLost, PeerDead, PeerLost, Hung, ReqUnprotect:
+			m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, copy: msg.copy})
+		}
+	case t.To == Protected && t.From != Protected:
+		missed := m.missed
+		m.missed = nil
+		for _, again := range missed {
+			m.handle(ctx, again)
+		}
+	case t.To != t.From && t.To != Attaching:
+		m.missed = nil
 	}
 }
 
@@ -318,7 +339,7 @@ func (m *machine) recheck(ctx context.Context) {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			if !m.n.PeerAlive() {
+			if !m.n.linked() {
 				m.post(message{kind: PeerLost, text: "no heartbeat on any link"})
 			}
 		case <-ctx.Done():

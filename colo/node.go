@@ -280,6 +280,17 @@ func (n *Node) PeerAlive() bool {
 	return n.beat != nil && n.beat.Status().State == heartbeat.Alive
 }
 
+// linked says whether the peer and this node hear each other.
+func (n *Node) linked() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat == nil {
+		return false
+	}
+	st := n.beat.Status()
+	return st.State == heartbeat.Alive && len(st.Down()) < len(st.Paths)
+}
+
 // VMs lists the names of the VMs this node knows.
 func (n *Node) VMs() []string {
 	n.mu.Lock()

@@ -13,12 +13,18 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 		for ev := range sub.C() {
 			n.cfg.Log.Info("heartbeat", "node", n.cfg.Name, "event", ev.String())
 			n.events.send(Event{Time: time.Now(), Node: n.cfg.Name, Kind: "peer", Text: ev.String(), Fields: map[string]any{"event": ev.Kind, "path": ev.Path}})
-			if ev.Kind != heartbeat.PeerLost {
+			var text string
+			switch {
+			case ev.Kind == heartbeat.PeerLost:
+				text = "no heartbeat on any link"
+			case ev.Kind == heartbeat.PathDown && ev.Status.State == heartbeat.Alive && len(ev.Status.Down()) == len(ev.Status.Paths):
+				text = "the peer hears no heartbeat on any link" // and counts this node as lost
+			default:
 				continue
 			}
 			n.mu.Lock()
 			for _, m := range n.machines {
-				go m.post(message{kind: PeerLost, text: "no heartbeat on any link"})
+				go m.post(message{kind: PeerLost, text: text})
 			}
 			n.mu.Unlock()
 		}
