@@ -1,0 +1,276 @@
+// Package colotest gives tests nodes without QEMU: a launcher whose copies do at once, in memory, what a QEMU would, and whose pairs notice each
+// other's end as COLO does.
+//
+// Everything is safe for concurrent use. Copies end with their World's nodes; there are no goroutines.
+package colotest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/state"
+)
+
+// World is what copies on different nodes meet in.
+type World struct {
+	mu       sync.Mutex
+	standbys map[string]*Copy
+}
+
+// NewWorld makes an empty one.
+func NewWorld() *World { return &World{standbys: map[string]*Copy{}} }
+
+// Launcher launches copies on one node.
+type Launcher struct {
+	World *World
+
+	mu sync.Mutex
+	// Refuse, if set, is what Check returns.
+	refuse error
+	// hold, if set, is waited for by SyncDisks after it has reported half of its progress.
+	hold   chan struct{}
+	copies map[string]*Copy
+}
+
+// NewLauncher makes the launcher of one node of w.
+func NewLauncher(w *World) *Launcher { return &Launcher{World: w, copies: map[string]*Copy{}} }
+
+// Refuse makes Check fail from now on; nil makes it succeed again.
+func (l *Launcher) Refuse(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refuse = err
+}
+
+// HoldSync makes the copying of disks stop half-way until the returned function is called.
+func (l *Launcher) HoldSync() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	hold := make(chan struct{})
+	l.hold = hold
+	return sync.OnceFunc(func() { close(hold) })
+}
+
+// Copy returns the copy of a VM that runs on this node, or nil.
+func (l *Launcher) Copy(vm string) *Copy {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.copies[vm]
+}
+
+// Check implements [colo.Launcher].
+func (l *Launcher) Check(context.Context, *colo.Spec) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refuse
+}
+
+// CreateImages implements [colo.Launcher].
+func (l *Launcher) CreateImages(context.Context, *colo.Spec) ([]string, error) { return nil, nil }
+
+// Launch implements [colo.Launcher].
+func (l *Launcher) Launch(_ context.Context, r colo.LaunchRequest) (colo.Copy, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &Copy{l: l, vm: r.Spec.Name, events: make(chan colo.CopyEvent, 64)}
+	l.copies[r.Spec.Name] = c
+	return c, nil
+}
+
+// Attach implements [colo.Launcher]: copies don't outlive their process.
+func (l *Launcher) Attach(context.Context, *colo.Spec, state.Instance) (colo.Copy, colo.View, error) {
+	return nil, colo.View{}, nil
+}
+
+// Clear implements [colo.Launcher].
+func (l *Launcher) Clear(context.Context, *colo.Spec) error { return nil }
+
+// Remove implements [colo.Launcher].
+func (l *Launcher) Remove(context.Context, *colo.Spec, bool) error { return nil }
+
+// Copy is one QEMU that isn't there.
+type Copy struct {
+	l      *Launcher
+	vm     string
+	events chan colo.CopyEvent
+
+	mu     sync.Mutex
+	dead   bool
+	other  *Copy // in COLO with it
+	joined bool
+	begun  time.Time // of COLO
+}
+
+var errDead = errors.New("this copy has ended")
+
+func (c *Copy) emit(kind colo.EventKind, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dead {
+		c.events <- colo.CopyEvent{Kind: kind, Text: text, Time: time.Now()}
+	}
+}
+
+// Crash ends the copy as a crash of QEMU would.
+func (c *Copy) Crash() { c.end("crashed") }
+
+func (c *Copy) end(how string) {
+	c.mu.Lock()
+	if c.dead {
+		c.mu.Unlock()
+		return
+	}
+	c.dead = true
+	c.events <- colo.CopyEvent{Kind: colo.Exited, Text: how, Time: time.Now()}
+	close(c.events)
+	other := c.other
+	c.other = nil
+	c.mu.Unlock()
+	c.l.mu.Lock()
+	if c.l.copies[c.vm] == c {
+		delete(c.l.copies, c.vm)
+	}
+	c.l.mu.Unlock()
+	if other != nil {
+		other.leave()
+		other.emit(colo.ChannelLost, "the other side has gone")
+	}
+}
+
+// leave ends COLO on this side.
+func (c *Copy) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.other, c.begun = nil, time.Time{}
+}
+
+// Joined says whether the copy is on the LAN.
+func (c *Copy) Joined() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.joined && !c.dead
+}
+
+// The rest implements [colo.Copy].
+
+func (c *Copy) Events() <-chan colo.CopyEvent { return c.events }
+func (c *Copy) PID() int                      { return os.Getpid() }
+func (c *Copy) Instance() state.Instance      { return state.Instance{PID: os.Getpid(), Dir: "/nowhere"} }
+func (c *Copy) Disconnect()                   {}
+
+// Stats counts ten checkpoints a second since COLO began.
+func (c *Copy) Stats() colo.CheckpointStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.begun.IsZero() {
+		return colo.CheckpointStats{}
+	}
+	n := uint64(time.Since(c.begun)/(100*time.Millisecond)) + 1
+	return colo.CheckpointStats{Count: n, PauseP50: time.Millisecond, PauseP99: 2 * time.Millisecond, Last: time.Now()}
+}
+
+func (c *Copy) Alive(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		return errDead
+	}
+	return nil
+}
+
+func (c *Copy) setJoined(v bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.joined = v
+	return nil
+}
+
+func (c *Copy) Join(context.Context) error                      { return c.setJoined(true) }
+func (c *Copy) Cut(context.Context) error                       { return c.setJoined(false) }
+func (c *Copy) Cont(context.Context) error                      { return nil }
+func (c *Copy) Pause(context.Context) error                     { return nil }
+func (c *Copy) Powerdown(context.Context) error                 { return nil }
+func (c *Copy) Kill(context.Context) error                      { c.end("killed"); return nil }
+func (c *Copy) Commit(context.Context) error                    { return nil }
+func (c *Copy) Announce(context.Context) error                  { return nil }
+func (c *Copy) Checkpoint(context.Context) error                { return nil }
+func (c *Copy) Connect(context.Context, colo.Endpoint) error    { return nil }
+func (c *Copy) CopyMemory(context.Context, colo.Endpoint) error { return nil }
+
+func key(e colo.Endpoint) string { return fmt.Sprintf("%s:%d", e.Host, e.Migration) }
+
+func (c *Copy) Listen(_ context.Context, at colo.Endpoint) error {
+	w := c.l.World
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.standbys[key(at)] = c
+	return nil
+}
+
+func (c *Copy) Promote(context.Context) error { c.leave(); return nil }
+
+func (c *Copy) BitmapCovers(context.Context) (int64, bool, error) { return 0, false, nil }
+
+func (c *Copy) SyncDisks(ctx context.Context, r colo.SyncRequest) error {
+	w := c.l.World
+	w.mu.Lock()
+	c.mu.Lock()
+	c.other = w.standbys[key(r.To)]
+	c.mu.Unlock()
+	w.mu.Unlock()
+	const total = 100 << 20
+	r.Progress(blockrepl.Progress{Disk: "vda", Done: total / 2, Total: total})
+	c.l.mu.Lock()
+	hold := c.l.hold
+	c.l.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r.Progress(blockrepl.Progress{Disk: "vda", Done: total, Total: total})
+	return nil
+}
+
+func (c *Copy) SwitchDisks(context.Context) (colo.SyncResult, error) {
+	return colo.SyncResult{Mode: blockrepl.Full, Copied: 100 << 20}, nil
+}
+
+func (c *Copy) StartColo(context.Context) error {
+	c.mu.Lock()
+	other := c.other
+	c.mu.Unlock()
+	if other == nil {
+		return errors.New("nobody listens there")
+	}
+	now := time.Now()
+	other.mu.Lock()
+	other.other, other.begun = c, now
+	other.mu.Unlock()
+	other.emit(colo.ColoStarted, "in COLO")
+	c.mu.Lock()
+	c.begun = now
+	c.mu.Unlock()
+	return nil
+}
+
+func (c *Copy) ProveColo(context.Context) error { return nil }
+
+func (c *Copy) Release(context.Context) error {
+	c.mu.Lock()
+	other := c.other
+	c.mu.Unlock()
+	c.leave()
+	if other != nil {
+		other.leave()
+	}
+	return nil
+}
