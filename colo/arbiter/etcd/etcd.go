@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -251,7 +252,11 @@ func (a *Arbiter) read(ctx context.Context, vm string) (stored, error) {
 
 // permanent: the cluster has answered, and will answer the same again. It was not carried out.
 func permanent(err error) bool {
-	switch status.Code(err) {
+	code := status.Code(err)
+	if e := (rpctypes.EtcdError{}); errors.As(err, &e) {
+		code = e.Code() // which isn't seen by package status
+	}
+	switch code {
 	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
 		return true
 	default:
