@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		var s *Store
 		if s, err = Open(path, nil); err == nil {
 			fmt.Println("open", s.Path())
-			select {}
+			_, err = io.Copy(io.Discard, os.Stdin) // until it is killed, or the test is gone
 		}
 	case "migrate":
 		opt, _ := (*Options)(nil).withDefaults()
@@ -49,6 +50,8 @@ func child(t *testing.T, mode, path string) (*exec.Cmd, *bufio.Scanner) {
 	cmd.Env = append(os.Environ(), childMode+"="+mode+" "+path)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
+	ok(t, err)
+	_, err = cmd.StdinPipe()
 	ok(t, err)
 	ok(t, cmd.Start())
 	return cmd, bufio.NewScanner(out)
@@ -265,7 +268,7 @@ func TestLockedByAnother(t *testing.T) {
 func TestKillMigration(t *testing.T) {
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	old, migrated := 0, 0
-	for range 12 {
+	for range 6 {
 		path := filled(t)
 		cmd, lines := child(t, "migrate", path)
 		timer := time.AfterFunc(time.Duration(r.Int64N(int64(60*time.Millisecond))), func() { _ = cmd.Process.Kill() })

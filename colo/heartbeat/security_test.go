@@ -92,6 +92,35 @@ func TestReplay(t *testing.T) {
 	})
 }
 
+// What comes in on one path says nothing about another one, even if somebody carries it over.
+func TestPathsAreNotMixedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _ := pair(t, 2)
+		n.SetBoth(host(0, "a"), host(0, "b"), heartbeattest.Quality{Cut: true})
+		carry := make(chan []byte, 1000)
+		n.Watch(func(from, to netip.AddrPort, b []byte) {
+			if from == addr(1, "b") {
+				carry <- b
+			}
+		})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for b := range carry {
+				n.Inject(addr(0, "b"), addr(0, "a"), b)
+			}
+		}()
+		time.Sleep(3 * time.Second)
+		a.wants("path down link0")
+		if p := a.m.Status().Path("link0"); p.Foreign == 0 {
+			t.Errorf("%+v", p)
+		}
+		n.Watch(nil)
+		close(carry)
+		<-done
+	})
+}
+
 func TestDatagramsOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := heartbeattest.New(1)
