@@ -33,6 +33,9 @@ func (m *machine) note(t Transition) {
 	case t.To == FailingOver && t.From == Secondary:
 		*k = marks{secondary: true}
 	}
+	if t.Event == ChannelLost || t.Event == PeerDead {
+		k.heartbeat = false // silence is not the only sign any more
+	}
 	switch t.Event {
 	case PeerDead:
 		k.proof = true

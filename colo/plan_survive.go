@@ -39,10 +39,8 @@ func (m *machine) claimPlan() *Plan {
 	}
 	return &Plan{Kind: planClaim, Steps: append(steps,
 		Step{Name: "see that this copy lives", Do: func(ctx context.Context) error {
-			if k.heartbeat && !k.asked {
-				if err := m.replicationLives(ctx); err != nil {
-					return err
-				}
+			if err := m.replicationLives(ctx); err != nil {
+				return err
 			}
 			return m.copyLives(ctx)
 		}},
@@ -53,13 +51,19 @@ func (m *machine) claimPlan() *Plan {
 // replicationLives ends an arbitration that silence alone has begun when a checkpoint has ended since: then both copies are well, and only
 // the nodes' daemons could not hear each other. It counts only until the arbiter was asked, because of what it may have answered.
 func (m *machine) replicationLives(ctx context.Context) error {
-	c, k := m.current(), m.marked()
-	if c == nil || !c.Stats().Last.After(k.since) {
+	lives := func() bool {
+		c, k := m.current(), m.marked()
+		return c != nil && k.heartbeat && !k.asked && c.Stats().Last.After(k.since)
+	}
+	if !lives() {
 		return nil
 	}
-	if !k.secondary {
+	if c := m.current(); c != nil && !m.marked().secondary {
 		if err := c.Join(ctx); err != nil {
 			return err
+		}
+		if !lives() { // the loss became certain meanwhile
+			return c.Cut(ctx)
 		}
 	}
 	return errRevived
