@@ -180,7 +180,7 @@ func (m *machine) handle(ctx context.Context, msg message) {
 	m.recall(ctx, t, msg)
 }
 
-// recall keeps what a plan is told that leads to protection or back from it, and takes it up again when the VM is protected after all.
+// recall keeps what a plan is told while it runs, and takes it up again when the VM is protected after all.
 func (m *machine) recall(ctx context.Context, t Transition, msg message) {
 	switch {
 	case t.To == t.From && t.Plan == "" && m.job != nil:
@@ -188,7 +188,7 @@ func (m *machine) recall(ctx context.Context, t Transition, msg message) {
 		case ChannelLost, PeerDead, PeerLost, Hung, ReqUnprotect:
 			m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, copy: msg.copy})
 		}
-	case t.To == Protected && t.From != Protected:
+	case (t.To == Protected || t.To == Secondary) && t.From != t.To:
 		missed := m.missed
 		m.missed = nil
 		for _, again := range missed {
