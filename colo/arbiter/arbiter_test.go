@@ -130,6 +130,26 @@ func TestSilentArbiter(t *testing.T) {
 	})
 }
 
+// The answer is lost, the claim isn't: who asks again has won, and the other one was told so all along.
+func TestLostReply(t *testing.T) {
+	mem := arbiter.NewMemory()
+	a, b := mem.View("a"), mem.View("b")
+	claim := func(node string) arbiter.Record {
+		return arbiter.Record{VM: "vm", Generation: 1, Members: []string{node}, By: node}
+	}
+	mem.SetFault("a", arbiter.ReplyLost)
+	if _, err := a.Advance(t.Context(), claim("a")); !errors.Is(err, arbiter.ErrUnreachable) {
+		t.Fatal(err)
+	}
+	if got, err := b.Advance(t.Context(), claim("b")); err != nil || arbiter.Judge(claim("b"), got) != arbiter.Lost {
+		t.Errorf("b: %v, %v", got, err)
+	}
+	mem.SetReachable("a", true)
+	if got, err := a.Advance(t.Context(), claim("a")); err != nil || !arbiter.IsWon(claim("a"), got) {
+		t.Errorf("a, again: %v, %v", got, err)
+	}
+}
+
 // A node lost its peer and asks whether it may go on alone.
 func Example() {
 	shared := arbiter.NewMemory()

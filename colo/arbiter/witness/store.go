@@ -2,39 +2,17 @@ package witness
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
 )
-
-// Schema of the file. A newer one is refused; there is no older one.
-const Schema = 1
-
-var (
-	bucketMeta    = []byte("meta")
-	bucketRecords = []byte("records")
-	keyMeta       = []byte("witness")
-)
-
-type meta struct {
-	Schema   int       `json:"schema"`
-	Instance string    `json:"instance"`
-	Created  time.Time `json:"created"`
-}
 
 // Store is a witness's file.
 type Store struct {
@@ -49,131 +27,14 @@ type Store struct {
 
 // Open opens the file, making it if it isn't there (never its folder), and reads all of it.
 func Open(path string) (*Store, error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := create(path); err != nil {
-			return nil, err
-		}
-	}
-	if fi, err := os.Stat(path); err != nil {
-		return nil, err
-	} else if fi.Size() == 0 {
-		return nil, fmt.Errorf("%w: %s is empty", ErrCorrupt, path) // bbolt would make a new one of it
-	}
-	db, err := openBolt(path)
+	db, m, err := openFile(path, kindWitness, func(k, raw []byte) error {
+		var e entry
+		return decode(k, raw, &e)
+	})
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, run: rand.Text()}
-	if err := s.inspect(); err != nil {
-		_ = db.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return s, nil
-}
-
-func openBolt(path string) (db *bolt.DB, err error) {
-	var file *os.File
-	defer func() {
-		if r := recover(); r != nil { // bbolt panics on some damaged files
-			if file != nil {
-				_ = file.Close()
-			}
-			db, err = nil, fmt.Errorf("%w: %s: %v", ErrCorrupt, path, r)
-		}
-	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: time.Second, PreLoadFreelist: true, FreelistType: bolt.FreelistMapType, NoStatistics: true,
-		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
-			file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
-			return file, err
-		},
-	})
-	switch {
-	case err == nil:
-		return db, nil
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, path, err)
-	}
-	return nil, err
-}
-
-// create makes the file under another name and links it into place, so that there never is half of one.
-func create(path string) error {
-	dir, base := filepath.Split(path)
-	tmp, err := os.CreateTemp(dir, "."+base+".new-*")
-	if err != nil {
-		return err
-	}
-	_ = tmp.Close()
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	db, err := openBolt(tmp.Name())
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		if _, err := tx.CreateBucket(bucketRecords); err != nil {
-			return err
-		}
-		b, err := tx.CreateBucket(bucketMeta)
-		if err != nil {
-			return err
-		}
-		return put(b, keyMeta, meta{Schema: Schema, Instance: rand.Text(), Created: time.Now().UTC().Round(0)})
-	})
-	if cerr := db.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	d, err := os.Open(filepath.Clean(dir + "."))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func (s *Store) inspect() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrCorrupt, r)
-		}
-	}()
-	return s.db.View(func(tx *bolt.Tx) error {
-		var m meta
-		b := tx.Bucket(bucketMeta)
-		if b == nil || tx.Bucket(bucketRecords) == nil {
-			return fmt.Errorf("%w: a bbolt file, but not ours", ErrCorrupt)
-		}
-		if found, err := get(b, keyMeta, &m); err != nil || !found {
-			return fmt.Errorf("%w: no meta: %w", ErrCorrupt, err)
-		}
-		if m.Schema > Schema {
-			return fmt.Errorf("%w: schema %d, this version reads %d", ErrNewerSchema, m.Schema, Schema)
-		}
-		if m.Schema != Schema || m.Instance == "" {
-			return fmt.Errorf("%w: schema %d, instance %q", ErrCorrupt, m.Schema, m.Instance)
-		}
-		s.instance = m.Instance
-		if err := tx.Bucket(bucketRecords).ForEach(func(k, raw []byte) error {
-			var e entry
-			return decode(k, raw, &e)
-		}); err != nil {
-			return err
-		}
-		var bad error
-		for e := range tx.Check() {
-			if bad == nil {
-				bad = fmt.Errorf("%w: %w", ErrCorrupt, e)
-			}
-		}
-		return bad
-	})
+	return &Store{db: db, instance: m.Instance, run: rand.Text()}, nil
 }
 
 // Close waits for what is under way.
@@ -287,39 +148,3 @@ func full(err error) bool {
 	return slices.ContainsFunc([]error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, bolterrors.ErrMaxSizeReached}, func(t error) bool { return errors.Is(err, t) })
 }
 
-// A value is eight hexadecimal digits of CRC-32C over key and JSON, a blank, and the JSON. bbolt protects its meta pages only, and a flipped
-// bit in a generation must not be read as another generation.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func sum(key, value []byte) string {
-	h := crc32.New(castagnoli)
-	_, _ = fmt.Fprintf(h, "%s\x00%s", key, value)
-	return fmt.Sprintf("%08x ", h.Sum32())
-}
-
-func put(b *bolt.Bucket, key []byte, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return b.Put(key, append([]byte(sum(key, raw)), raw...))
-}
-
-func get(b *bolt.Bucket, key []byte, v any) (found bool, err error) {
-	raw := b.Get(key)
-	if raw == nil {
-		return false, nil
-	}
-	return true, decode(key, raw, v)
-}
-
-func decode(key, raw []byte, v any) error {
-	const n = 9
-	if len(raw) < n || !strings.HasPrefix(string(raw), sum(key, raw[n:])) {
-		return fmt.Errorf("%w: checksum of %q", ErrCorrupt, key)
-	}
-	if err := json.Unmarshal(raw[n:], v); err != nil {
-		return fmt.Errorf("%w: %q: %w", ErrCorrupt, key, err)
-	}
-	return nil
-}
