@@ -102,11 +102,12 @@ func TestOneLostDatagramIsNoEvent(t *testing.T) {
 
 var lossTime = flag.Duration("loss-time", 5*time.Minute, "virtual time of the tests with lost datagrams")
 
-// lossRun counts how often a says "peer lost" on one path that loses datagrams.
-func lossRun(t *testing.T, q heartbeattest.Quality, haste bool, long time.Duration) (lost int, c heartbeat.Counters) {
+// lossRun counts how often a says "peer lost" on one path that loses datagrams, there on the way to a and back on the way from it.
+func lossRun(t *testing.T, there, back heartbeattest.Quality, haste bool, long time.Duration) (lost int, c heartbeat.Counters) {
 	synctest.Test(t, func(t *testing.T) {
 		n := heartbeattest.New(42)
-		n.SetBoth(host(0, "a"), host(0, "b"), q)
+		n.Set(host(0, "b"), host(0, "a"), there)
+		n.Set(host(0, "a"), host(0, "b"), back)
 		sides := map[string]*side{}
 		for _, name := range []string{"a", "b"} {
 			s := &side{t: t, net: n, name: name}
@@ -140,13 +141,16 @@ func lossRun(t *testing.T, q heartbeattest.Quality, haste bool, long time.Durati
 }
 
 func TestLossNeverLooksLikeDeath(t *testing.T) {
-	for name, q := range map[string]heartbeattest.Quality{
-		"20 % lost":                          {Drop: 0.2},
-		"5 % lost, 200 ms away, uneven":      {Drop: 0.05, Delay: 200 * time.Millisecond, Jitter: 20 * time.Millisecond},
-		"1 in 1000 lost, so mostly no haste": {Drop: 0.001},
+	far := 200 * time.Millisecond
+	for name, q := range map[string]struct{ there, back heartbeattest.Quality }{
+		"20 % lost":             {heartbeattest.Quality{Drop: 0.2}, heartbeattest.Quality{Drop: 0.2}},
+		"20 % lost in one way":  {heartbeattest.Quality{Drop: 0.2}, heartbeattest.Quality{}},
+		"20 % lost, far away":   {heartbeattest.Quality{Drop: 0.2, Delay: far}, heartbeattest.Quality{Drop: 0.2, Delay: far}},
+		"5 % lost, far, uneven": {heartbeattest.Quality{Drop: 0.05, Delay: far, Jitter: far / 10}, heartbeattest.Quality{Drop: 0.05, Delay: far, Jitter: far / 10}},
+		"1 in 1000 lost":        {heartbeattest.Quality{Drop: 0.001}, heartbeattest.Quality{Drop: 0.001}}, // so mostly no haste
 	} {
 		t.Run(name, func(t *testing.T) {
-			lost, c := lossRun(t, q, true, *lossTime)
+			lost, c := lossRun(t, q.there, q.back, true, *lossTime)
 			if lost != 0 {
 				t.Errorf("peer lost %d times", lost)
 			}
@@ -157,7 +161,7 @@ func TestLossNeverLooksLikeDeath(t *testing.T) {
 		})
 	}
 	// The same without haste does lose the peer; otherwise this test proves nothing.
-	if lost, _ := lossRun(t, heartbeattest.Quality{Drop: 0.2}, false, *lossTime); lost == 0 {
+	if lost, _ := lossRun(t, heartbeattest.Quality{Drop: 0.2}, heartbeattest.Quality{}, false, *lossTime); lost == 0 {
 		t.Error("without haste 20 % loss did no harm")
 	}
 }
