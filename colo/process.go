@@ -115,7 +115,7 @@ func procStat(pid int) (startTicks uint64, state byte, err error) {
 	// The second field is the name in parentheses, which may itself hold blanks and parentheses.
 	i := bytes.LastIndexByte(text, ')')
 	fields := strings.Fields(string(text[i+1:]))
-	const stateField, startField = 3 - 3, 22 - 3 // proc(5) counts from 1, and we begin after the second
+	const stateField, startField = 0, 19 // the 3rd and the 22nd of proc(5), which counts from 1 and from the beginning
 	if i < 0 || len(fields) <= startField {
 		return 0, 0, fmt.Errorf("/proc/%d/stat: %q", pid, text)
 	}

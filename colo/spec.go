@@ -241,12 +241,3 @@ func (s *Spec) nics(tap func(nic string) string) []netcompare.NIC {
 	}
 	return out
 }
-
-// diskBytes is the sum of the disks' sizes.
-func (s *Spec) diskBytes() int64 {
-	var n int64
-	for _, d := range s.Disks {
-		n += int64(d.Size)
-	}
-	return n
-}

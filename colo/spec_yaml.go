@@ -68,7 +68,7 @@ func yamlError(err error, file string) error {
 // locate gives each InvalidSpecError the position of its field, or of the nearest enclosing one that is there.
 func locate(err error, tree *ast.File, file string) error {
 	var each []error
-	if j, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a joined error is taken apart, not searched
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
 		each = j.Unwrap()
 	} else {
 		each = []error{err}

@@ -148,15 +148,19 @@ func inspect(db *bolt.DB, kind string, check func(key, raw []byte) error) (m met
 		}
 	}()
 	return m, db.View(func(tx *bolt.Tx) error {
-		if fi, err := os.Stat(db.Path()); err != nil || fi.Size() < tx.Size() {
-			return fmt.Errorf("%w: it is shorter than it should be (%w)", ErrCorrupt, err)
+		if fi, err := os.Stat(db.Path()); err != nil {
+			return err
+		} else if fi.Size() < tx.Size() {
+			return fmt.Errorf("%w: %d bytes long instead of %d", ErrCorrupt, fi.Size(), tx.Size())
 		}
 		b := tx.Bucket(bucketMeta)
 		if b == nil || tx.Bucket(bucketRecords) == nil {
 			return fmt.Errorf("%w: a bbolt file, but not ours", ErrCorrupt)
 		}
-		if found, err := get(b, keyMeta, &m); err != nil || !found {
-			return fmt.Errorf("%w: no meta: %w", ErrCorrupt, err)
+		if found, err := get(b, keyMeta, &m); err != nil {
+			return err
+		} else if !found {
+			return fmt.Errorf("%w: it doesn't say what it is", ErrCorrupt)
 		}
 		if m.Schema > Schema {
 			return fmt.Errorf("%w: schema %d, this version reads %d", ErrNewerSchema, m.Schema, Schema)

@@ -147,4 +147,3 @@ func (e *entry) empty() bool { return e.Record == nil && e.Tenure == 0 && e.Seen
 func full(err error) bool {
 	return slices.ContainsFunc([]error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, bolterrors.ErrMaxSizeReached}, func(t error) bool { return errors.Is(err, t) })
 }
-

@@ -1,0 +1,224 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// states returns where the machines are.
+func (r *run) states() (out [2]colo.Status, ok bool) {
+	for i, h := range r.w.hosts {
+		n := h.node()
+		if n == nil {
+			return out, false
+		}
+		// A context that is over: the verdict, which would ask the arbiter, is not wanted.
+		ctx, cancel := context.WithCancel(r.ctx)
+		cancel()
+		s, err := n.Status(ctx, vm)
+		if err != nil {
+			s = colo.Status{State: colo.Outdated, Why: err.Error()} // it has never heard of the VM
+		}
+		out[i] = s
+	}
+	return out, true
+}
+
+// settled says whether a node could stay as it is.
+func settled(s [2]colo.Status) bool {
+	for i := range s {
+		switch s[i].State {
+		case colo.Stopped, colo.Solo, colo.Outdated, colo.Failed:
+		case colo.Protected:
+			if s[1-i].State != colo.Secondary {
+				return false
+			}
+		case colo.Secondary:
+			if s[1-i].State != colo.Protected {
+				return false
+			}
+		default:
+			return false
+		}
+		if s[i].Plan != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func describe(s [2]colo.Status) string {
+	text := ""
+	for i := range s {
+		text += fmt.Sprintf("n%d is %s (%s) at generation %d of %v", i+1, s[i].State, s[i].Why, s[i].Generation, s[i].Members)
+		if s[i].Plan != nil {
+			text += fmt.Sprintf(", at step %q of %s", s[i].Plan.Step, s[i].Plan.Kind)
+		}
+		text += "; "
+	}
+	return text
+}
+
+// settle waits until both nodes have come to rest.
+func (r *run) settle() ([2]colo.Status, bool) {
+	var last [2]colo.Status
+	var since time.Time
+	ok := r.until(45*time.Second, func() bool {
+		s, ok := r.states()
+		if !ok || !settled(s) {
+			since = time.Time{}
+			last = s
+			return false
+		}
+		if since.IsZero() || s[0].State != last[0].State || s[1].State != last[1].State {
+			since, last = time.Now(), s
+		}
+		return time.Since(since) > 1500*time.Millisecond
+	})
+	if !ok && !r.w.broke() {
+		r.fail("the nodes don't come to rest: %s", describe(last))
+	}
+	return last, ok
+}
+
+// recover does what an operator does after a catastrophe, and checks that the VM can be brought back to full protection with all its data.
+func (r *run) recover() {
+	s, ok := r.settle()
+	if !ok {
+		return
+	}
+	r.w.tell("=", "at rest: %s", describe(s))
+	runs := runner(s)
+	if runs < 0 {
+		if runs = r.restart(s); runs < 0 {
+			return
+		}
+	}
+	n := r.w.hosts[runs].node()
+	ctx, cancel := context.WithTimeout(r.ctx, 30*time.Second)
+	defer cancel()
+	if s[runs].State != colo.Protected {
+		if err := n.Protect(ctx, vm, colo.ProtectOptions{}); err != nil {
+			r.fail("n%d can't be protected although all is well: %v", runs+1, err)
+			return
+		}
+	}
+	if !r.answered("protected on n%d", runs+1) {
+		return
+	}
+	r.finale(ctx, runs)
+}
+
+// runner is the node that runs the VM, or -1.
+func runner(s [2]colo.Status) int {
+	for i := range s {
+		if s[i].State == colo.Solo || s[i].State == colo.Protected {
+			return i
+		}
+	}
+	return -1
+}
+
+// restart starts the VM on whichever node will. That none does is allowed if both say why.
+func (r *run) restart(s [2]colo.Status) int {
+	order := [2]int{0, 1}
+	if r.sch.Seed%2 == 1 {
+		order = [2]int{1, 0}
+	}
+	refused := ""
+	for _, i := range order {
+		n := r.w.hosts[i].node()
+		ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
+		err := n.Start(ctx, vm)
+		cancel()
+		if err == nil {
+			r.w.mu.Lock()
+			r.w.tally.Restarts++
+			r.w.mu.Unlock()
+			r.w.tell("=", "started on n%d", i+1)
+			return i
+		}
+		if ctx.Err() == context.DeadlineExceeded || err.Error() == "" {
+			r.fail("start on n%d gives no reason: %v", i+1, err)
+			return -1
+		}
+		refused += fmt.Sprintf("n%d: %v; ", i+1, err)
+	}
+	r.w.tell("=", "nobody may start: %s", refused)
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	for i := range s {
+		if s[i].State == colo.Failed {
+			r.w.tally.Failed++
+			return -1
+		}
+	}
+	r.w.tally.Refused++
+	for _, h := range r.w.hosts {
+		whole := h.made
+		for b, op := range r.w.lan.acked {
+			whole = whole && h.image[b] >= op
+		}
+		if whole {
+			return -1
+		}
+	}
+	r.w.broken(RuleNoLostWrite, "no disk holds all that clients have seen confirmed (%v): %v on n1, %v on n2; %s",
+		r.w.lan.acked, r.w.hosts[0].image, r.w.hosts[1].image, refused)
+	return -1
+}
+
+// answered waits until the clients are served again.
+func (r *run) answered(format string, args ...any) bool {
+	r.w.mu.Lock()
+	since := r.w.now()
+	r.w.mu.Unlock()
+	ok := r.until(6*time.Second, func() bool {
+		r.w.mu.Lock()
+		defer r.w.mu.Unlock()
+		for i := range r.w.lan.clients {
+			if r.w.lan.clients[i].last <= since {
+				return false
+			}
+		}
+		return true
+	})
+	if !ok && !r.w.broke() {
+		r.fail("no client is answered: "+format, args...)
+	}
+	return ok
+}
+
+// finale proves the protection by using it.
+func (r *run) finale(ctx context.Context, primary int) {
+	w := r.w
+	heir := 1 - primary
+	switch r.sch.Last {
+	case 0, 1:
+		victim := primary
+		if r.sch.Last == 1 {
+			victim, heir = 1-primary, primary
+		}
+		w.mu.Lock()
+		w.say("=", "the last test: n%d loses its QEMU", victim+1)
+		w.hosts[victim].proc.die()
+		w.mu.Unlock()
+	case 2:
+		w.tell("=", "the last test: switchover")
+		if err := w.hosts[primary].node().Switchover(ctx, vm); err != nil {
+			r.fail("switchover: %v", err)
+			return
+		}
+	}
+	if !r.until(10*time.Second, func() bool { s, ok := r.states(); return ok && s[heir].State == colo.Solo }) {
+		if !w.broke() {
+			s, _ := r.states()
+			r.fail("n%d does not go on: %s", heir+1, describe(s))
+		}
+		return
+	}
+	r.answered("n%d goes on alone", heir+1)
+}

@@ -1,0 +1,35 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Tell prints a schedule, what happened and what was broken.
+func Tell(s Schedule, r Result) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d, %d link(s)", s.Seed, s.Links)
+	if s.Unsettled {
+		b.WriteString(", beginning while the VM is being protected")
+	}
+	b.WriteString("\n")
+	for _, st := range s.Steps {
+		fmt.Fprintf(&b, "  %s\n", st)
+	}
+	lines := slices.Clone(r.Story)
+	slices.SortStableFunc(lines, func(a, b Line) int {
+		if a.At != b.At {
+			return int(a.At - b.At)
+		}
+		return strings.Compare(a.Who, b.Who)
+	})
+	for _, l := range lines {
+		fmt.Fprintf(&b, "%10.3f ms %-7s %s\n", float64(l.At)/float64(time.Millisecond), l.Who, l.Text)
+	}
+	if r.Violation != nil {
+		fmt.Fprintf(&b, "BROKEN after %s: %s\n", r.Violation.At.Round(time.Microsecond), r.Violation)
+	}
+	return b.String()
+}
