@@ -100,7 +100,7 @@ func TestOneLostDatagramIsNoEvent(t *testing.T) {
 	})
 }
 
-var lossTime = flag.Duration("loss-time", 5*time.Minute, "virtual time of the tests with lost datagrams")
+var lossTime = flag.Duration("loss-time", 2*time.Minute, "virtual time of the tests with lost datagrams")
 
 // lossRun counts how often a says "peer lost" on one path that loses datagrams, there on the way to a and back on the way from it.
 func lossRun(t *testing.T, there, back heartbeattest.Quality, haste bool, long time.Duration) (lost int, c heartbeat.Counters) {
@@ -161,7 +161,7 @@ func TestLossNeverLooksLikeDeath(t *testing.T) {
 		})
 	}
 	// The same without haste does lose the peer; otherwise this test proves nothing.
-	if lost, _ := lossRun(t, heartbeattest.Quality{Drop: 0.2}, heartbeattest.Quality{}, false, *lossTime); lost == 0 {
+	if lost, _ := lossRun(t, heartbeattest.Quality{Drop: 0.2}, heartbeattest.Quality{}, false, 5**lossTime); lost == 0 {
 		t.Error("without haste 20 % loss did no harm")
 	}
 }
