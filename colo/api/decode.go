@@ -50,7 +50,7 @@ func strict(data []byte, out any) error {
 func unique(data []byte) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
-	if err := uniqueValue(d, data, ""); err != nil {
+	if err := uniqueValue(d, data, "", 0); err != nil {
 		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -60,7 +60,13 @@ func unique(data []byte) error {
 	return nil
 }
 
-func uniqueValue(d *json.Decoder, data []byte, path string) error {
+// maxDepth is far more than any request needs.
+const maxDepth = 64
+
+func uniqueValue(d *json.Decoder, data []byte, path string, depth int) error {
+	if depth > maxDepth {
+		return &fieldError{msg: "nested too deeply"}
+	}
 	tok, err := d.Token()
 	if err != nil {
 		return located(data, d.InputOffset(), err)
@@ -82,13 +88,13 @@ func uniqueValue(d *json.Decoder, data []byte, path string) error {
 			} else {
 				seen[folded] = true
 			}
-			if err := uniqueValue(d, data, field); err != nil {
+			if err := uniqueValue(d, data, field, depth+1); err != nil {
 				return err
 			}
 		}
 	case json.Delim('['):
 		for i := 0; d.More(); i++ {
-			if err := uniqueValue(d, data, fmt.Sprintf("%s[%d]", path, i)); err != nil {
+			if err := uniqueValue(d, data, fmt.Sprintf("%s[%d]", path, i), depth+1); err != nil {
 				return err
 			}
 		}
