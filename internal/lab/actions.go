@@ -37,11 +37,13 @@ var moreClients = Step{Name: "open more connections", Do: func(ctx context.Conte
 
 // protect makes the VM redundant for the first time.
 var protect = Step{Name: "protect the VM", Do: func(ctx context.Context, r *Run) error {
+	begun := time.Now()
 	took, _, err := r.protect(ctx)
 	if err != nil {
 		return err
 	}
 	r.Result.ProtectMS = ms(took)
+	r.Result.ProtectPauseMS = protectPause(r.Lab.Journal.Since(begun))
 	r.mark(false, "protected")
 	return nil
 }}
@@ -91,6 +93,22 @@ func (r *Run) protect(ctx context.Context) (time.Duration, colo.Status, error) {
 	return took, status, err
 }
 
+// protectPause is how long the guest stood still while it was protected: from the end of the memory copy, which stops it, to the proof of
+// COLO, which begins when it runs again.
+func protectPause(events []colo.Event) *float64 {
+	var stopped time.Time
+	for _, e := range events {
+		switch {
+		case e.Kind != "step":
+		case e.Text == "switch the disks":
+			stopped = e.Time
+		case e.Text == "prove COLO" && !stopped.IsZero():
+			return ms(e.Time.Sub(stopped))
+		}
+	}
+	return nil
+}
+
 func describeResync(s colo.Status) string {
 	if s.Resync == nil {
 		return ""
@@ -99,7 +117,7 @@ func describeResync(s colo.Status) string {
 	for _, d := range s.Disks {
 		disks += int64(d.Size)
 	}
-	return fmt.Sprintf("; disks made equal by %s, %s sent of %s", s.Resync.Mode, size(s.Resync.Copied), size(disks))
+	return fmt.Sprintf("; resync: %s, %s sent of %s", s.Resync.Mode, size(s.Resync.Copied), size(disks))
 }
 
 // awaitPartner returns when the other node is alive and has no copy any more.
@@ -225,9 +243,9 @@ func (r *Run) survive(ctx context.Context, l loss, before string) error {
 	tcp, _ := r.Clients.TCP.Blackout(l.at, l.until)
 	role := "goes on"
 	if goneOn.Node != before {
-		role = "has taken over"
+		role = "takes over"
 	}
-	r.Tell.Say("%s %s after %.0f ms; clients waited %d ms (HTTP), %d ms (TCP)", goneOn.Node, role, *l.failover, http.Milliseconds(), tcp.Milliseconds())
+	r.Tell.Say("%s %s after %.0f ms; clients waited: HTTP %d ms, TCP %d ms", goneOn.Node, role, *l.failover, http.Milliseconds(), tcp.Milliseconds())
 	return nil
 }
 

@@ -44,9 +44,6 @@ var (
 func Plot(w io.Writer, title string, tracks []*Track, marks []Mark) error {
 	p := plot.New()
 	p.BackgroundColor = color.White
-	style(&p.Title.TextStyle, 13)
-	p.Title.Text = title
-	p.Title.Padding = vg.Points(6)
 	p.Y.Label.Text = "latency"
 	p.X.Label.Text = "time in seconds"
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
@@ -72,23 +69,25 @@ func Plot(w io.Writer, title string, tracks []*Track, marks []Mark) error {
 			return err
 		}
 	}
+	last := math.Inf(-1)
 	for i, m := range marks {
-		if err := addMark(p, strconv.Itoa(i+1), m, seconds(m.At.UnixNano())); err != nil {
+		at := seconds(m.At.UnixNano())
+		// Numbers of moments that are close together stand side by side.
+		label := max(at, last+(p.X.Max-p.X.Min)*0.014)
+		last = label
+		if err := addMark(p, strconv.Itoa(i+1), m, at, label); err != nil {
 			return err
 		}
 	}
-	p.Legend.Top, p.Legend.Left = true, false
-	p.Legend.ThumbnailWidth = vg.Points(12)
-	style(&p.Legend.TextStyle, 11)
-
-	const width, plotHeight, lineHeight = 830 * vg.Inch / 96, 330 * vg.Inch / 96, 17 * vg.Inch / 96
-	captions := vg.Length(len(marks)) * lineHeight
-	canvas := vgsvg.New(width, plotHeight+captions+lineHeight/2)
+	const width, plotHeight, line = 830 * vg.Inch / 96, 330 * vg.Inch / 96, 17 * vg.Inch / 96
+	captions := vg.Length(len(marks)) * line
+	canvas := vgsvg.New(width, plotHeight+captions+2*line)
 	dc := draw.New(canvas)
 	dc.SetColor(color.White)
 	dc.Fill(dc.Rectangle.Path())
-	p.Draw(draw.Crop(dc, vg.Points(4), -vg.Points(14), captions+lineHeight/2, -vg.Points(4)))
-	drawCaptions(dc, marks, seconds, captions, lineHeight)
+	p.Draw(draw.Crop(dc, vg.Points(4), -vg.Points(14), captions+line/2, -line*1.6))
+	drawHeader(dc, title, tracks)
+	drawCaptions(dc, marks, seconds, captions, line)
 	_, err := canvas.WriteTo(w)
 	return err
 }
@@ -115,7 +114,7 @@ func addGrid(p *plot.Plot) {
 	p.Add(grid)
 }
 
-// addTrack draws the good answers and, in the legend's colour too, the failed requests.
+// addTrack draws the good answers and the failed requests.
 func addTrack(p *plot.Plot, t *Track, c color.Color, seconds func(int64) float64) error {
 	var good, bad plotter.XYs
 	for _, pt := range t.Points() {
@@ -130,7 +129,6 @@ func addTrack(p *plot.Plot, t *Track, c color.Color, seconds func(int64) float64
 		return nil
 	}
 	p.Add(dots{thin(good), c})
-	p.Legend.Add(t.Name, swatch{c})
 	if len(bad) > 0 {
 		crosses, err := plotter.NewScatter(thin(bad))
 		if err != nil {
@@ -165,12 +163,23 @@ func (d dots) Plot(c draw.Canvas, p *plot.Plot) {
 	c.Stroke(path)
 }
 
-// swatch is a legend's sample that is easier to see than one dot.
-type swatch struct{ color.Color }
-
-// Thumbnail implements plot.Thumbnailer.
-func (s swatch) Thumbnail(c *draw.Canvas) {
-	c.DrawGlyph(draw.GlyphStyle{Color: s.Color, Radius: vg.Points(3.2), Shape: draw.CircleGlyph{}}, c.Center())
+// drawHeader writes the title and, at the right end of its line, which colour is which client.
+func drawHeader(dc draw.Canvas, title string, tracks []*Track) {
+	var s text.Style
+	style(&s, 13)
+	s.Color, s.YAlign = color.Black, text.YCenter
+	y := dc.Max.Y - vg.Points(12)
+	dc.FillText(s, vg.Point{X: dc.Min.X + vg.Points(16), Y: y}, title)
+	style(&s, 11)
+	s.YAlign = text.YCenter
+	x := dc.Max.X - vg.Points(14)
+	for i := len(tracks) - 1; i >= 0; i-- {
+		x -= s.Width(tracks[i].Name)
+		dc.FillText(s, vg.Point{X: x, Y: y}, tracks[i].Name)
+		x -= vg.Points(7)
+		dc.DrawGlyph(draw.GlyphStyle{Color: trackColours[i%len(trackColours)], Radius: vg.Points(3.2), Shape: draw.CircleGlyph{}}, vg.Point{X: x, Y: y})
+		x -= vg.Points(10)
+	}
 }
 
 // thin leaves out dots that would cover each other: of those in one cell of a fine raster the first is drawn. The picture stays the same
@@ -194,7 +203,8 @@ func thin(all plotter.XYs) plotter.XYs {
 	return out
 }
 
-func addMark(p *plot.Plot, name string, m Mark, x float64) error {
+// addMark draws a line at x and its number, centred at label, above it.
+func addMark(p *plot.Plot, name string, m Mark, x, label float64) error {
 	c := gainColour
 	if m.Loss {
 		c = lossColour
@@ -207,15 +217,15 @@ func addMark(p *plot.Plot, name string, m Mark, x float64) error {
 	if !m.Loss {
 		line.Dashes = []vg.Length{vg.Points(4), vg.Points(3)}
 	}
-	label, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: x, Y: plotMostMS}}, Labels: []string{name}})
+	number, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: label, Y: plotMostMS}}, Labels: []string{name}})
 	if err != nil {
 		return err
 	}
-	style(&label.TextStyle[0], 11)
-	label.TextStyle[0].Color = c
-	label.TextStyle[0].XAlign = text.XCenter
-	label.TextStyle[0].YAlign = text.YBottom
-	p.Add(line, label)
+	style(&number.TextStyle[0], 11)
+	number.TextStyle[0].Color = c
+	number.TextStyle[0].XAlign = text.XCenter
+	number.TextStyle[0].YAlign = text.YBottom
+	p.Add(line, number)
 	return nil
 }
 

@@ -29,6 +29,7 @@ func exampleTracks() ([]*Track, []Mark) {
 		{At: start.Add(3 * time.Second), Text: "protected by n2"},
 		{At: loss, Text: "the primary's host loses power", Loss: true},
 		{At: start.Add(14 * time.Second), Text: "protected again"},
+		{At: start.Add(14*time.Second + 100*time.Millisecond), Text: "the download is complete"},
 	}
 }
 

@@ -158,60 +158,71 @@ func (r *Run) mark(loss bool, format string, args ...any) {
 
 // measure fills in what can be told from the records of the clients and the nodes. What can't stays null.
 func (r *Run) measure() {
-	res := r.Result
-	var detect, failover, http, tcp, httpP50, tcpP50 []float64
-	add := func(list *[]float64, d time.Duration, ok bool) {
-		if ok {
-			*list = append(*list, *ms(d))
-		}
-	}
-	for _, l := range r.losses {
-		if l.detect != nil {
-			detect = append(detect, *l.detect)
-		}
-		if l.failover != nil {
-			failover = append(failover, *l.failover)
-		}
-		if r.Clients == nil {
-			continue
-		}
-		d, ok := r.Clients.HTTP.Blackout(l.at, l.until)
-		add(&http, d, ok)
-		d, ok = r.Clients.TCP.Blackout(l.at, l.until)
-		add(&tcp, d, ok)
-		d, ok = r.Clients.HTTP.Latency(0.5, l.at.Add(-baseline), l.at)
-		add(&httpP50, d, ok)
-		d, ok = r.Clients.TCP.Latency(0.5, l.at.Add(-baseline), l.at)
-		add(&tcpP50, d, ok)
-	}
-	res.DetectMS, res.FailoverMS, res.BlackoutHTTPMS, res.BlackoutTCPMS = median(detect), median(failover), median(http), median(tcp)
-	res.HTTPP50MS, res.TCPP50MS = median(httpP50), median(tcpP50)
-	if len(r.checkpoints) > 0 {
-		var count int64
-		var p50, enter []float64
-		var p99 time.Duration
-		for _, c := range r.checkpoints {
-			if c.Enter > 0 {
-				enter = append(enter, *ms(c.Enter))
-			}
-			count += int64(c.Count)
-			p50 = append(p50, *ms(c.PauseP50))
-			p99 = max(p99, c.PauseP99)
-		}
-		res.Checkpoints, res.CheckpointPauseP50MS, res.CheckpointPauseP99MS = &count, median(p50), ms(p99)
-		res.ProtectPauseMS = median(enter)
-	}
 	if r.Clients != nil {
-		res.WritesAcked = ptr(r.Clients.Writes.Acked())
-		if n := r.Clients.HTTP.BootIDs(); n > 0 {
-			res.BootIDSame = ptr(n == 1)
-		}
-		total, broken := r.Clients.Connections()
-		res.TCPTotal, res.TCPSurvived = ptr(total), ptr(total-len(broken))
+		r.measureLosses()
+		r.measureClients()
 	}
+	r.measureCheckpoints()
 	if n, err := r.Lab.OutputsFromBoth(); err == nil {
-		res.OutputsFromBoth = &n
+		r.Result.OutputsFromBoth = &n
 	}
+}
+
+// measureLosses takes the median of the losses for each figure.
+func (r *Run) measureLosses() {
+	res := r.Result
+	for _, f := range []struct {
+		into *(*float64)
+		of   func(l loss) *float64
+	}{
+		{&res.DetectMS, func(l loss) *float64 { return l.detect }},
+		{&res.FailoverMS, func(l loss) *float64 { return l.failover }},
+		{&res.BlackoutHTTPMS, func(l loss) *float64 { return measured(r.Clients.HTTP.Blackout(l.at, l.until)) }},
+		{&res.BlackoutTCPMS, func(l loss) *float64 { return measured(r.Clients.TCP.Blackout(l.at, l.until)) }},
+		{&res.HTTPP50MS, func(l loss) *float64 { return measured(r.Clients.HTTP.Latency(0.5, l.at.Add(-baseline), l.at)) }},
+		{&res.TCPP50MS, func(l loss) *float64 { return measured(r.Clients.TCP.Latency(0.5, l.at.Add(-baseline), l.at)) }},
+	} {
+		var all []float64
+		for _, l := range r.losses {
+			if v := f.of(l); v != nil {
+				all = append(all, *v)
+			}
+		}
+		*f.into = median(all)
+	}
+}
+
+func measured(d time.Duration, ok bool) *float64 {
+	if !ok {
+		return nil
+	}
+	return ms(d)
+}
+
+func (r *Run) measureClients() {
+	res := r.Result
+	res.WritesAcked = ptr(r.Clients.Writes.Acked())
+	if n := r.Clients.HTTP.BootIDs(); n > 0 {
+		res.BootIDSame = ptr(n == 1)
+	}
+	total, broken := r.Clients.Connections()
+	res.TCPTotal, res.TCPSurvived = ptr(total), ptr(total-len(broken))
+}
+
+// measureCheckpoints counts those of all times of protection; of their medians it takes the median, of their 99th percentiles the worst.
+func (r *Run) measureCheckpoints() {
+	if len(r.checkpoints) == 0 {
+		return
+	}
+	var count int64
+	var p50 []float64
+	var p99 time.Duration
+	for _, c := range r.checkpoints {
+		count += int64(c.Count)
+		p50 = append(p50, *ms(c.PauseP50))
+		p99 = max(p99, c.PauseP99)
+	}
+	r.Result.Checkpoints, r.Result.CheckpointPauseP50MS, r.Result.CheckpointPauseP99MS = &count, median(p50), ms(p99)
 }
 
 // baseline is how long before a loss the latency of normal operation is taken from.

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	storyDownload = 700 << 20
+	storyDownload = 700_000_000
 	// storyLoss is how far the download is when the first host loses power.
 	storyLoss = storyDownload / 4
 )

@@ -19,13 +19,16 @@ type Teller struct {
 	mu    sync.Mutex
 	w     io.Writer
 	start time.Time
-	live  bool // the last line may be written over
-	shown bool // there is such a line now
-	pause time.Time
+	live  bool      // the last line may be written over
+	shown bool      // there is such a line now
+	told  time.Time // when there was progress last
 }
 
 // NewTeller makes a teller; live says that w is a terminal.
-func NewTeller(w io.Writer, live bool) *Teller { return &Teller{w: w, start: time.Now(), live: live} }
+func NewTeller(w io.Writer, live bool) *Teller {
+	now := time.Now()
+	return &Teller{w: w, start: now, told: now, live: live}
+}
 
 // Say tells one thing. Text that is too long for a line goes on in the next, indented.
 func (t *Teller) Say(format string, args ...any) {
@@ -55,18 +58,33 @@ func (t *Teller) Block(text string) {
 	fmt.Fprintln(t.w, strings.TrimRight(text, "\n"))
 }
 
-// Progress shows how far something is, on a terminal only and at most ten times a second.
+// Progress shows how far something is: on a terminal in its last line, ten times a second, elsewhere in a line now and then.
 func (t *Teller) Progress(format string, args ...any) {
-	if t == nil || !t.live {
+	if t == nil {
 		return
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now := time.Now(); now.Sub(t.pause) < 100*time.Millisecond {
-		return
-	} else {
-		t.pause = now
+	now := time.Now()
+	pause := 100 * time.Millisecond
+	if !t.live {
+		pause = 15 * time.Second
 	}
+	due := now.Sub(t.told) >= pause
+	if due {
+		t.told = now
+	}
+	t.mu.Unlock()
+	switch {
+	case due && t.live:
+		t.overwrite(format, args...)
+	case due:
+		t.Say(format, args...)
+	}
+}
+
+func (t *Teller) overwrite(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	line := "          " + fmt.Sprintf(format, args...)
 	if len(line) >= tellWidth {
 		line = line[:tellWidth-1]
@@ -94,7 +112,7 @@ func (t *Teller) event(e colo.Event) {
 	if total <= 0 {
 		return
 	}
-	const width = 24
+	const width = 16
 	filled := int(min(done, total) * width / total)
 	t.Progress("%s [%s%s] %s of %s, %s/s", e.Text, strings.Repeat("#", filled), strings.Repeat(".", width-filled), size(done), size(total), size(rate))
 }
