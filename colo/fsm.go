@@ -90,6 +90,7 @@ const same State = ""
 // Guards, by name. They are functions of what the machine knows, without side effects.
 const (
 	guardSilent    = "replication-silent" // the checkpoint that was due has not ended
+	guardWhole     = "current-and-whole"  // this node alone is current, and no disk here is incomplete
 	guardSecondary = "was-secondary"      // this copy was the secondary before the arbitration
 )
 
@@ -126,6 +127,7 @@ var (
 		{on(Protected), upon(ChannelLost, PeerDead), "", Arbitrating, planClaim, false, "the tap is cut before the arbiter is asked"},
 		{on(Protected), upon(PeerLost), guardSilent, Arbitrating, planClaim, false, "neither heartbeat nor checkpoints"},
 		{on(Protected), upon(PeerLost), "", same, "", false, "checkpoints arrive: only the peer's daemon is silent"},
+		{on(Detaching), upon(Exited), guardWhole, Stopped, "", true, "the only current copy has ended"},
 		{on(Protected, Detaching, SwitchingOver), upon(Exited), "", Outdated, planFence, true, "the peer's copy goes on; it is told that this one is dead"},
 		{on(Protected), upon(Hung), "", Outdated, planFence, false, "the secondary is up to date: a hung primary is killed so that it can go on"},
 		{on(Protected), upon(GuestShutdown), "", Detaching, planDetach, false, "the owner has switched the VM off: it ends as a lone copy"},
@@ -171,10 +173,12 @@ var (
 		{on(Arbitrating), upon(ReqDrop), "", Outdated, planFence, true, "the primary has gone on alone"},
 		{on(Arbitrating), upon(ReqTakeOver), "", FailingOver, planPromote, true, "the primary has handed over and is dead"},
 		{on(Arbitrating), upon(ReqForce), "", FailingOver, planSurvive, true, "a person vouches that the other copy is dead"},
+		{on(Arbitrating), upon(Exited), guardWhole, Stopped, "", true, "it had won already; its disks are current"},
 		{on(Arbitrating), upon(Exited), "", Outdated, planFence, true, "this copy ended while the claim was under way"},
 		{on(FailingOver), upon(Done), "", Solo, "", false, "goes on alone"},
 		{on(FailingOver), upon(PlanError), "", Failed, "", false, "left as it is: it holds the only current data"},
 		{on(FailingOver), upon(PeerDead, PeerLost, ChannelLost, GuestShutdown, ReqTakeOver, Hung), "", same, "", false, "already going on"},
+		{on(FailingOver), upon(Exited), guardWhole, Stopped, "", true, "the surviving copy ended; its disks are current"},
 		{on(FailingOver), upon(Exited), "", Failed, "", true, "the surviving copy ended"},
 		{on(Failed), upon(ReqForce), "", FailingOver, planSurvive, false, "a person wants it tried again"},
 		{on(Failed), upon(ReqStop), "", Stopping, planStop, false, ""},

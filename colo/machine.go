@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -315,6 +316,9 @@ func (m *machine) holds(guard string) bool {
 	switch guard {
 	case guardSilent:
 		return m.silentIn() <= 0
+	case guardWhole:
+		rec, spec := m.info()
+		return slices.Equal(rec.Members, []string{m.n.cfg.Name}) && len(incomplete(rec, spec)) == 0
 	case guardSecondary:
 		return m.marked().secondary
 	}
@@ -347,10 +351,22 @@ func (m *machine) recheck(ctx context.Context) {
 	})
 }
 
+// launch starts a copy and returns when the node would find it again after a crash. Until then it is paused and silent, so that one which
+// nobody remembers can be ended without harm.
+func (m *machine) launch(ctx context.Context, r LaunchRequest) (Copy, error) {
+	m.guestRuns()
+	c, err := m.n.launcher.Launch(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	m.adopt(c)
+	i := c.Instance()
+	return c, m.updateNow(ctx, func(v *state.VM) { v.Instance = &i })
+}
+
 // adopt makes c the machine's copy and forwards what it does.
 func (m *machine) adopt(c Copy) {
 	m.setCopy(c)
-	m.update(func(v *state.VM) { i := c.Instance(); v.Instance = &i })
 	m.n.wg.Go(func() {
 		defer c.Disconnect()
 		for {

@@ -194,5 +194,16 @@ func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
 	}
 }
 
+// incomplete names the disks here that are known to lack data.
+func incomplete(rec state.VM, spec *Spec) []string {
+	var names []string
+	for _, d := range spec.Disks {
+		if s, ok := rec.Disks[d.Name]; ok && !s.InSync {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
 // both applies two changes as one.
 func both(a, b func(*state.VM)) func(*state.VM) { return func(v *state.VM) { a(v); b(v) } }

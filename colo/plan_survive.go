@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -165,10 +166,8 @@ func (m *machine) claimStart(ctx context.Context) error {
 	if rec.Generation > 0 && !slices.Contains(rec.Members, me) {
 		return fmt.Errorf("%w: at generation %d the current copy is on %v: %w", ErrNotCurrent, rec.Generation, rec.Members, errLost)
 	}
-	for _, d := range spec.Disks {
-		if s, ok := rec.Disks[d.Name]; ok && !s.InSync {
-			return fmt.Errorf("%w: disk %s here is incomplete: %w", ErrNotCurrent, d.Name, errLost)
-		}
+	if names := incomplete(rec, spec); len(names) > 0 {
+		return fmt.Errorf("%w: incomplete disks here: %s: %w", ErrNotCurrent, strings.Join(names, ", "), errLost)
 	}
 	if m.n.cfg.Arbiter == nil {
 		if slices.Equal(rec.Members, []string{me}) {

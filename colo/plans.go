@@ -52,12 +52,8 @@ func (m *machine) startPlan() *Plan {
 		{Name: "claim the VM", Do: m.claimStart},
 		{
 			Name: "launch QEMU",
-			Do: func(ctx context.Context) error {
-				var err error
-				m.guestRuns()
-				if c, err = m.n.launcher.Launch(ctx, LaunchRequest{Spec: spec, ID: rec.ID}); err == nil {
-					m.adopt(c)
-				}
+			Do: func(ctx context.Context) (err error) {
+				c, err = m.launch(ctx, LaunchRequest{Spec: spec, ID: rec.ID})
 				return err
 			},
 			Undo: m.discard,

@@ -1,6 +1,7 @@
 package colo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
@@ -163,7 +165,7 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 	s, dir := r.Spec, l.dir(r.Spec.Name)
 	argv := append(slices.Clone(l.cfg.QEMU), "-name", "guest="+s.Name+",debug-threads=on", "-M", s.Machine, "-accel", l.cfg.Accel,
 		"-m", strconv.FormatInt(int64(s.Memory)>>20, 10), "-smp", strconv.Itoa(s.VCPUs), "-nodefaults", "-no-user-config", "-display", "none",
-		"-no-shutdown", "-serial", "file:"+filepath.Join(dir, "serial.log"))
+		"-no-shutdown", "-pidfile", filepath.Join(dir, pidFile), "-serial", "file:"+filepath.Join(dir, "serial.log"))
 	if s.CPU != "" {
 		argv = append(argv, "-cpu", s.CPU)
 	}
@@ -196,9 +198,13 @@ const (
 	rescueSocket  = "rescue"
 	monitorSocket = "monitor" // for people: QEMU serves one client on each socket
 	overlayDir    = "overlays"
+	pidFile       = "pid" // QEMU's own
 )
 
 func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err error) {
+	if err := l.endOrphan(ctx, r.Spec.Name); err != nil {
+		return nil, err
+	}
 	disks, nics := l.parts(r.Spec)
 	dir := l.dir(r.Spec.Name)
 	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
@@ -231,6 +237,36 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 		return nil, errors.Join(err, p.kill(context.WithoutCancel(ctx)))
 	}
 	return c, nil
+}
+
+// endOrphan ends a QEMU of the VM that was launched right before a crash and that nobody remembers: it has never run.
+func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
+	text, err := os.ReadFile(filepath.Join(l.dir(vm), pidFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil //nolint:nilerr // QEMU was ended while it wrote it
+	}
+	ticks, _, err := procStat(pid)
+	if err != nil {
+		return nil //nolint:nilerr // no such process
+	}
+	p, err := findProcess(pid, ticks, filepath.Join(l.dir(vm), "qemu.log"))
+	if p == nil {
+		return err
+	}
+	// The number may be another process's by now: ours has its sockets on its command line.
+	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !bytes.Contains(argv, []byte(filepath.Join(l.dir(vm), qmpSocket))) {
+		return nil //nolint:nilerr // it has ended
+	}
+	l.cfg.Log.Warn("ending a QEMU that was launched before a crash and never ran", "vm", vm, "pid", pid)
+	return p.kill(ctx)
 }
 
 func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
@@ -276,7 +312,7 @@ func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n))
 	}
-	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket} {
+	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, pidFile} {
 		if err := os.Remove(filepath.Join(dir, sock)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -109,12 +109,8 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 		}},
 		{
 			Name: "launch the standby",
-			Do: func(ctx context.Context) error {
-				var err error
-				m.guestRuns()
-				if c, err = m.n.launcher.Launch(ctx, LaunchRequest{Spec: a.Spec, ID: a.ID, Standby: true}); err == nil {
-					m.adopt(c)
-				}
+			Do: func(ctx context.Context) (err error) {
+				c, err = m.launch(ctx, LaunchRequest{Spec: a.Spec, ID: a.ID, Standby: true})
 				return err
 			},
 			Undo: m.discard,

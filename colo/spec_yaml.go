@@ -14,21 +14,30 @@ import (
 // ParseSpec reads one VM's spec in YAML, fills in defaults and checks it. Unknown and repeated fields are errors. file is used in messages
 // only. Errors name file, line, column and field; each is an [*InvalidSpecError], joined when there are several.
 func ParseSpec(data []byte, file string) (*Spec, error) {
-	tree, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		return nil, yamlError(err, file)
-	}
-	if len(tree.Docs) != 1 || tree.Docs[0].Body == nil {
-		return nil, &InvalidSpecError{File: file, Field: "spec", Msg: fmt.Sprintf("expected one YAML document, found %d", nonEmpty(tree))}
-	}
 	s := &Spec{}
-	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(s); err != nil {
-		return nil, yamlError(err, file)
-	}
-	if err := s.Validate(); err != nil {
-		return nil, locate(err, tree, file)
+	if err := ReadYAML(data, file, "spec", s, s.Validate); err != nil {
+		return nil, err
 	}
 	return s, nil
+}
+
+// ReadYAML reads one YAML document into out as strictly as [ParseSpec] does, and then checks it. what is the document's name in messages. Errors of check that are
+// an [*InvalidSpecError], or several joined, get the place of their Field, a path like $.disks[0].size.
+func ReadYAML(data []byte, file, what string, out any, check func() error) error {
+	tree, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return yamlError(err, file, what)
+	}
+	if len(tree.Docs) != 1 || tree.Docs[0].Body == nil {
+		return &InvalidSpecError{File: file, Field: what, Msg: fmt.Sprintf("expected one YAML document, found %d", nonEmpty(tree))}
+	}
+	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(out); err != nil {
+		return yamlError(err, file, what)
+	}
+	if err := check(); err != nil {
+		return locate(err, tree, file)
+	}
+	return nil
 }
 
 // MarshalSpec writes a spec as ParseSpec reads it.
@@ -45,13 +54,13 @@ func nonEmpty(tree *ast.File) int {
 }
 
 // yamlError turns the library's error, which carries the token it stumbled over, into ours.
-func yamlError(err error, file string) error {
+func yamlError(err error, file, what string) error {
 	var inv *InvalidSpecError
 	if errors.As(err, &inv) {
 		inv.File = file
 		return inv
 	}
-	out := &InvalidSpecError{File: file, Field: "spec", Msg: err.Error()}
+	out := &InvalidSpecError{File: file, Field: what, Msg: err.Error()}
 	var y yaml.Error
 	if errors.As(err, &y) {
 		out.Msg = y.GetMessage()
