@@ -253,7 +253,14 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 	case t.Cancel && m.job != nil:
 		m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
 		if msg.reply != nil { // answered when the plan is undone, which is what was asked for
-			go func(done <-chan error) { <-done; msg.answer(nil) }(m.job.wait())
+			done := m.job.wait()
+			m.n.wg.Go(func() {
+				select {
+				case <-done:
+					msg.answer(nil)
+				case <-ctx.Done():
+				}
+			})
 		}
 	default:
 		msg.answer(nil)

@@ -60,6 +60,9 @@ func (m *machine) replicationLives(ctx context.Context) error {
 		return nil
 	}
 	if c := m.current(); c != nil && !m.marked().secondary {
+		if !m.peerIsSecondary(ctx) {
+			return nil // it may be going on this very moment
+		}
 		if err := c.Join(ctx); err != nil {
 			return err
 		}
@@ -68,6 +71,18 @@ func (m *machine) replicationLives(ctx context.Context) error {
 		}
 	}
 	return errRevived
+}
+
+// peerIsSecondary asks the peer whether it has no thought of going on.
+func (m *machine) peerIsSecondary(ctx context.Context) bool {
+	p, _, err := m.n.partner()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
+	defer cancel()
+	there, err := p.Inquire(ctx, m.name)
+	return err == nil && there.State == Secondary
 }
 
 // copyLives keeps a node from winning for a copy that is dead: the peer may notice the loss of this copy before this node does.
