@@ -70,6 +70,8 @@ func (r *run) apply(s Step) {
 		last(func() { l.loss = 20 }, func() { l.loss = 0 })
 	case Slow:
 		last(func() { w.slow = 8 }, func() { w.slow = 1 })
+	case SlowDisk:
+		last(func() { h.slowDisk = true }, func() { h.slowDisk = false })
 	case Twice:
 		last(func() { w.dup = 50 }, func() { w.dup = 0 })
 	case FailOnce:

@@ -71,11 +71,12 @@ type Host struct {
 	closed     chan struct{} // of the daemon before: closed when its goroutines have ended
 	wanted     bool          // whether the daemon is to run
 
-	proc   *proc // the QEMU that runs here, or nil
-	joined bool  // the tap is in the bridge
-	image  image
-	made   bool // the image exists
-	disk   *records
+	proc     *proc // the QEMU that runs here, or nil
+	joined   bool  // the tap is in the bridge
+	image    image
+	made     bool // the image exists
+	slowDisk bool // of the state folder
+	disk     *records
 
 	ios   int // operations of the engine so far
 	traps []trap
@@ -185,6 +186,7 @@ func (e *env) doOn(ctx context.Context, k opKind, p *proc, lo, hi time.Duration,
 			p.later = append(p.later, act)
 		case e.w.fails[k] > 0:
 			e.w.fails[k]--
+			e.w.storeFailed = e.w.storeFailed || k == opStore
 			e.w.say(e.h.name, "%s fails", opNames[k])
 			done <- errInjected
 		default:

@@ -13,7 +13,8 @@ type work struct {
 	ram     bool
 	epoch   int
 	differs bool  // the two guests will answer differently
-	twin    *proc // the secondary that has answered too
+	twin    *proc // the secondary that has answered too, in which era of its session
+	era     int
 }
 
 // lan is where the guest is heard, and the clients who hear it.

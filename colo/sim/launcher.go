@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/state"
@@ -35,8 +36,11 @@ func (l launcher) Launch(ctx context.Context, r colo.LaunchRequest) (colo.Copy, 
 	e := l.e
 	var p *proc
 	err := e.do(ctx, opLaunch, 5*ms, 20*ms, func() error {
-		if e.h.proc != nil {
-			return errors.New("the image is in use by another QEMU")
+		if o := e.h.proc; o != nil {
+			if slices.ContainsFunc(o.copies, func(c *simCopy) bool { return c.e == e }) {
+				return errors.New("the image is in use by another QEMU")
+			}
+			o.die() // left by a daemon that was killed, and forgotten: its pidfile names it
 		}
 		e.h.joined = false
 		p = e.h.newProc(r.Standby)
@@ -73,7 +77,7 @@ func (l launcher) Attach(ctx context.Context, _ *colo.Spec, i state.Instance) (c
 	defer cancel()
 	err := e.doOn(actx, opAttach, p, 5*ms, 20*ms, func() error {
 		c = newCopy(e, p)
-		v = colo.View{Mode: p.mode, Incoming: p.standby && p.mode == "none"}
+		v = colo.View{Mode: p.mode, Incoming: p.standby && p.mode == "none", Off: p.off}
 		return nil
 	})
 	if err == nil {

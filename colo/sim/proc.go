@@ -177,12 +177,16 @@ func (p *proc) resume() {
 	}
 }
 
-// poweroff is the guest switching itself off.
+// poweroff is the guest switching itself off; the twin of a primary's guest does the same.
 func (p *proc) poweroff() {
-	if p.alive && p.running && !p.stands() && !p.off && p.mode != "secondary" {
-		p.off = true
-		p.w.say(p.h.name, "the guest switches itself off")
-		p.tell(colo.GuestShutdown, "the guest has switched itself off")
-		p.w.lan.look()
+	if !p.alive || !p.running || p.stands() || p.off {
+		return
+	}
+	p.off = true
+	p.w.say(p.h.name, "the guest switches itself off")
+	p.tell(colo.GuestShutdown, "the guest has switched itself off")
+	p.w.lan.look()
+	if x := p.sess; x != nil && x.p == p && x.stage == inColo && x.flow() {
+		x.s.poweroff()
 	}
 }

@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -82,12 +81,17 @@ func (r daemonRecords) Ports(_ string, uses []string, _ func(int) bool) (map[str
 	return out, nil
 }
 
+func (r daemonRecords) ReleasePorts(string, ...string) error { return nil }
+
 func (r daemonRecords) Write(do func(colo.RecordsTx) error) error {
 	w := r.h.w
 	lo, hi := 300*time.Microsecond, 3*ms
 	w.mu.Lock()
 	if w.chance(r.h.actor(opStore), 2) { // other writes go first
 		hi = 300 * ms
+	}
+	if r.h.slowDisk {
+		lo, hi = 500*ms, 3000*ms
 	}
 	w.mu.Unlock()
 	return r.e.do(context.Background(), opStore, lo, hi, func() error {
@@ -166,5 +170,3 @@ func (r *records) now() *state.VM {
 	v := r.kept.vm.Clone()
 	return &v
 }
-
-var _ = maps.Clone[map[string]int]

@@ -32,12 +32,16 @@ func settled(s [2]colo.Status) bool {
 	for i := range s {
 		switch s[i].State {
 		case colo.Stopped, colo.Solo, colo.Outdated, colo.Failed:
+		case colo.Standby: // left behind by a primary that could not say so; its next attempt drops it
+			if p := s[1-i].State; p == colo.Syncing || p == colo.Attaching {
+				return false
+			}
 		case colo.Protected:
 			if s[1-i].State != colo.Secondary {
 				return false
 			}
 		case colo.Secondary:
-			if s[1-i].State != colo.Protected {
+			if s[1-i].State != colo.Protected && s[1-i].State != colo.Failed {
 				return false
 			}
 		default:

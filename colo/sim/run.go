@@ -66,7 +66,8 @@ func Run(t *testing.T, s Schedule, story bool) (res Result) {
 // spec is the VM of all schedules.
 func spec() *colo.Spec {
 	return &colo.Spec{Name: vm, Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "web.raw", Size: 1 << 20}},
-		NICs: []colo.NICSpec{{Name: "net0", Bridge: "br0", MAC: "52:54:00:12:34:56"}}}
+		NICs:       []colo.NICSpec{{Name: "net0", Bridge: "br0", MAC: "52:54:00:12:34:56"}},
+		Protection: colo.ProtectionSpec{CheckpointDelay: colo.Duration(checkpointDelay)}}
 }
 
 func (e *env) config() colo.NodeConfig {
@@ -99,7 +100,7 @@ func (l *handler) Handle(_ context.Context, r slog.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case l.e.gone, injected:
+	case l.e.gone, injected, w.storeFailed && r.Message == "state was not written":
 	case r.Message == "unexpected event", r.Message == "state was not written":
 		w.broken(RuleTable, "%s: %s", l.e.h.name, b.String())
 	default:

@@ -28,6 +28,7 @@ const (
 	Isolate      Kind = "cut all links and it off the arbiter"
 	Lossy        Kind = "lose datagrams"
 	Slow         Kind = "slow down everything"
+	SlowDisk     Kind = "the state folder's disk is slow"
 	Twice        Kind = "carry out peer calls twice"
 	FailOnce     Kind = "let an operation fail"
 	GuestOff     Kind = "the guest switches itself off"
@@ -92,7 +93,7 @@ var weights = []struct {
 }{
 	{KillQEMU, 10, false}, {StopQEMU, 4, true}, {KillDaemon, 9, true}, {StopDaemon, 5, true}, {PowerOff, 8, true}, {PowerOffBoth, 2, true},
 	{Freeze, 4, true}, {CutLink, 6, true}, {CutOneWay, 3, true}, {CutAll, 6, true}, {CutArbiter, 5, true}, {CutArbiters, 4, true}, {MuteArbiter, 3, true},
-	{Isolate, 4, true}, {Lossy, 1, true}, {Slow, 1, true}, {Twice, 3, true}, {FailOnce, 3, false}, {GuestOff, 1, false},
+	{Isolate, 4, true}, {Lossy, 1, true}, {Slow, 1, true}, {SlowDisk, 3, true}, {Twice, 3, true}, {FailOnce, 3, false}, {GuestOff, 1, false},
 	{Start, 4, false}, {Stop, 2, false}, {StopForce, 2, false}, {Protect, 9, false}, {Unprotect, 4, false}, {Switchover, 7, false},
 }
 

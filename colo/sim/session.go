@@ -38,6 +38,7 @@ type session struct {
 	ckpt      int // number of the last checkpoint
 	checking  bool
 	committed bool
+	era       int // counts the times at which both guests were made equal
 }
 
 func newSession(p, s *proc, full bool) *session {
@@ -187,7 +188,7 @@ func (x *session) twin(k *work) {
 		return
 	}
 	x.s.apply(k)
-	k.twin = x.s
+	k.twin, k.era = x.s, x.era
 	if !k.differs {
 		x.compare(k)
 	} else {
@@ -197,7 +198,7 @@ func (x *session) twin(k *work) {
 
 // compare lets an answer out that both have given.
 func (x *session) compare(k *work) {
-	if k.twin != x.s || k.differs {
+	if k.twin != x.s || k.era != x.era || k.differs { // what the secondary said before a checkpoint is thrown away
 		return
 	}
 	x.w.in(x.w.between(actorSession, 200*time.Microsecond, time.Millisecond), func() {
@@ -226,6 +227,7 @@ func (x *session) begin() {
 
 func (x *session) copyState() {
 	s, p := x.s, x.p
+	x.era++
 	if s.h.image != p.view {
 		x.w.broken(RuleNoLostWrite, "the disks differ: %v on %s and %v on %s", p.view, p.h.name, s.h.image, s.h.name)
 	}
@@ -241,7 +243,7 @@ func (x *session) again(n int) {
 	})
 }
 
-const checkpointDelay = 500 * time.Millisecond
+const checkpointDelay = 300 * time.Millisecond
 
 // checkpoint begins one.
 func (x *session) checkpoint() {
@@ -280,11 +282,6 @@ func (x *session) advance(n int) {
 	if !x.committed {
 		x.committed = true
 		x.copyState()
-		for b, d := range x.dirty { // written while packets were lost, and sent again since
-			if d {
-				x.dirty[b] = false
-			}
-		}
 		x.s.paused, x.s.cpBegin, x.s.cpLast = false, time.Time{}, time.Now()
 		x.s.cpCount++
 		x.w.in(x.w.between(actorSession, 500*time.Microsecond, 2*time.Millisecond), func() { x.advance(n) })

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"flag"
+	"runtime/debug"
 	"testing"
 	"time"
 )
@@ -13,6 +14,7 @@ var (
 )
 
 func TestSchedules(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	begun := time.Now()
 	var virtual time.Duration
 	var tally Tally

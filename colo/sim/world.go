@@ -37,12 +37,13 @@ type World struct {
 	dup      int            // percent of peer calls that are carried out twice
 	fails    map[opKind]int // operations that are to fail, how many times
 
-	story     bool
-	lines     []Line
-	violation *Violation
-	tally     Tally
-	procs     int
-	boots     int
+	storeFailed bool // a write was made to fail: those that build on it fail too
+	story       bool
+	lines       []Line
+	violation   *Violation
+	tally       Tally
+	procs       int
+	boots       int
 }
 
 // Line is one thing that happened.
