@@ -1,0 +1,353 @@
+// Package config reads the configuration of a node's daemon.
+//
+// One YAML file describes one node; it is read as strictly as a VM's spec, and its errors name file, line, column and field in the same way: each is a
+// [*colo.InvalidSpecError]. Reading touches nothing but the file. What the host has of what the file names (keys, bridges, addresses) is looked at by
+// [Config.Inspect]. Nothing here is safe for concurrent changes; a Config is not changed after it was read.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// Config is a node's configuration.
+type Config struct {
+	Node       string `yaml:"node"`
+	StateDir   string `yaml:"state-dir,omitempty"`   // must survive everything; /var/lib/coloctl
+	RunDir     string `yaml:"run-dir,omitempty"`     // may be lost at a reboot; /run/coloctl
+	StorageDir string `yaml:"storage-dir,omitempty"` // disk images with relative paths; disks in StateDir
+	Netns      string `yaml:"netns,omitempty"`       // of QEMUs and taps; the daemon's own when empty
+
+	QEMU    QEMU     `yaml:"qemu,omitempty"`
+	Links   []Link   `yaml:"links"`
+	Bridges []string `yaml:"bridges,omitempty"` // that must exist: VMs' NICs are put into them
+	Ports   Ports    `yaml:"ports,omitempty"`   // of replication, TCP; 19000-19999
+	Peers   []Peer   `yaml:"peers,omitempty"`
+
+	Heartbeat   Heartbeat     `yaml:"heartbeat,omitempty"`
+	HangTimeout colo.Duration `yaml:"hang-timeout,omitempty"` // how long a QEMU may not answer, or a checkpoint last; 2s
+	Recovery    Recovery      `yaml:"recovery,omitempty"`
+	Arbiter     Arbiter       `yaml:"arbiter"`
+
+	API API `yaml:"api,omitempty"`
+	TLS TLS `yaml:"tls"`
+	Log Log `yaml:"log,omitempty"`
+}
+
+// QEMU says which programs to run.
+type QEMU struct {
+	Command []string `yaml:"command,omitempty"` // argv prefix; qemu-system-x86_64
+	Img     []string `yaml:"img,omitempty"`     // argv prefix; qemu-img
+	Accel   string   `yaml:"accel,omitempty"`   // kvm (default) or tcg
+}
+
+// Link is this node's end of a replication network.
+type Link struct {
+	Name    string `yaml:"name"`
+	Address string `yaml:"address"`
+}
+
+// Peer is the other node.
+type Peer struct {
+	Name          string   `yaml:"name"`
+	API           []string `yaml:"api"`                      // host:port of its daemon, in order of preference
+	Links         []Link   `yaml:"links"`                    // its ends of the links, by the same names
+	HeartbeatPort int      `yaml:"heartbeat-port,omitempty"` // as here when 0
+}
+
+// Heartbeat tunes how the peer's loss is noticed.
+type Heartbeat struct {
+	KeyFile  string        `yaml:"key-file"`           // 32 random bytes in hexadecimal, the same on both nodes
+	Port     int           `yaml:"port,omitempty"`     // UDP; 7788
+	Interval colo.Duration `yaml:"interval,omitempty"` // 100ms
+	Timeout  colo.Duration `yaml:"timeout,omitempty"`  // 400ms
+}
+
+// Recovery says what the node does by itself.
+type Recovery struct {
+	Off          bool          `yaml:"off,omitempty"`           // nothing but failover
+	HoldDown     colo.Duration `yaml:"hold-down,omitempty"`     // how long a returned peer must be well before it is trusted with VMs; 5s
+	PrimaryFirst colo.Duration `yaml:"primary-first,omitempty"` // how long a last secondary lets the last primary start first; 10s
+	Attempts     int           `yaml:"attempts,omitempty"`      // failures within Window after which a person is needed; 5
+	Window       colo.Duration `yaml:"window,omitempty"`        // 10m
+}
+
+// API says where the daemon answers.
+type API struct {
+	Socket      string   `yaml:"socket,omitempty"`       // unix; api.sock in the run folder
+	SocketGroup string   `yaml:"socket-group,omitempty"` // may use the socket as an operator; name or number
+	Listen      []string `yaml:"listen,omitempty"`       // host:port with TLS; what the peer calls must be among them
+}
+
+// TLS names the node's files, made by coloctl pki. They are read anew when they change.
+type TLS struct {
+	Identity string `yaml:"identity"` // NAME.pem
+	Trust    string `yaml:"trust"`    // ca.crt
+}
+
+// Log says what is logged to standard error, and how.
+type Log struct {
+	Level  string `yaml:"level,omitempty"`  // debug, info (default), warn or error
+	Format string `yaml:"format,omitempty"` // text (default) or json
+}
+
+// Ports is a range, written first-last.
+type Ports struct{ First, Last int }
+
+// UnmarshalYAML reads 19000-19999.
+func (p *Ports) UnmarshalYAML(node ast.Node) error {
+	tok := node.GetToken()
+	a, b, ok := strings.Cut(tok.Value, "-")
+	first, err1 := strconv.Atoi(strings.TrimSpace(a))
+	last, err2 := strconv.Atoi(strings.TrimSpace(b))
+	if !ok || err1 != nil || err2 != nil {
+		return &colo.InvalidSpecError{Field: node.GetPath(), Msg: fmt.Sprintf("%q: expected a range like 19000-19999", tok.Value), Line: tok.Position.Line, Col: tok.Position.Column}
+	}
+	*p = Ports{first, last}
+	return nil
+}
+
+// MarshalYAML writes what UnmarshalYAML reads.
+func (p Ports) MarshalYAML() ([]byte, error) { return fmt.Appendf(nil, "%d-%d", p.First, p.Last), nil }
+
+// Load reads a node's file.
+func Load(file string) (*Config, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(data, file)
+}
+
+// Parse reads a node's configuration, fills in defaults and checks it. Relative paths are those of the file's folder.
+func Parse(data []byte, file string) (*Config, error) {
+	c := &Config{}
+	if err := colo.ReadYAML(data, file, "configuration", c, func() error { c.setDefaults(filepath.Dir(file)); return c.Validate() }); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func (c *Config) setDefaults(dir string) {
+	setDefault(&c.StateDir, "/var/lib/coloctl")
+	setDefault(&c.RunDir, "/run/coloctl")
+	setDefault(&c.StorageDir, filepath.Join(c.StateDir, "disks"))
+	if len(c.QEMU.Command) == 0 {
+		c.QEMU.Command = []string{"qemu-system-x86_64"}
+	}
+	if len(c.QEMU.Img) == 0 {
+		c.QEMU.Img = []string{"qemu-img"}
+	}
+	setDefault(&c.QEMU.Accel, "kvm")
+	setDefault(&c.Ports, Ports{19000, 19999})
+	setDefault(&c.Heartbeat.Port, 7788)
+	setDefault(&c.Heartbeat.Interval, colo.Duration(100*time.Millisecond))
+	setDefault(&c.Heartbeat.Timeout, colo.Duration(400*time.Millisecond))
+	setDefault(&c.HangTimeout, colo.Duration(2*time.Second))
+	setDefault(&c.API.Socket, filepath.Join(c.RunDir, "api.sock"))
+	setDefault(&c.Log.Level, "info")
+	setDefault(&c.Log.Format, "text")
+	for i := range c.Peers {
+		setDefault(&c.Peers[i].HeartbeatPort, c.Heartbeat.Port)
+	}
+	for _, p := range c.paths() {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+}
+
+// paths are all fields that name a file or folder.
+func (c *Config) paths() []*string {
+	out := []*string{&c.StateDir, &c.RunDir, &c.StorageDir, &c.Heartbeat.KeyFile, &c.API.Socket, &c.TLS.Identity, &c.TLS.Trust}
+	if e := c.Arbiter.Etcd; e != nil {
+		out = append(out, &e.CA, &e.Cert, &e.Key, &e.PasswordFile)
+	}
+	return out
+}
+
+var (
+	nodeName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$`)
+	linkName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,15}$`)
+)
+
+// badFunc notes that a field is wrong.
+type badFunc func(field, format string, args ...any)
+
+// Validate reports every wrong field, joined; each is a [*colo.InvalidSpecError].
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, &colo.InvalidSpecError{Field: "$." + field, Msg: fmt.Sprintf(format, args...)})
+	}
+	if !nodeName.MatchString(c.Node) {
+		bad("node", "%q is not a name: expected a letter, then at most 30 lower-case letters, digits or dashes", c.Node)
+	}
+	if c.QEMU.Accel != "kvm" && c.QEMU.Accel != "tcg" {
+		bad("qemu.accel", "%q: expected kvm or tcg", c.QEMU.Accel)
+	}
+	if c.Ports.First < 1024 || c.Ports.Last > 65535 || c.Ports.Last-c.Ports.First < 8 {
+		bad("ports", "%d-%d: expected at least 8 ports between 1024 and 65535", c.Ports.First, c.Ports.Last)
+	}
+	for i, b := range c.Bridges {
+		if b == "" || len(b) > 15 {
+			bad(fmt.Sprintf("bridges[%d]", i), "%q: expected the name of a bridge, 1 to 15 characters", b)
+		}
+	}
+	c.validateTimes(bad)
+	own := validateLinks(c.Links, "links", bad)
+	c.validatePeers(own, bad)
+	c.Arbiter.validate(bad)
+	c.validateAPI(bad)
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateTimes(bad badFunc) {
+	h := c.Heartbeat
+	if h.KeyFile == "" {
+		bad("heartbeat.key-file", "missing: make one with coloctl pki heartbeat-key and copy it to both nodes")
+	}
+	if h.Port < 1 || h.Port > 65535 {
+		bad("heartbeat.port", "%d: expected 1 to 65535", h.Port)
+	}
+	if d := time.Duration(h.Interval); d < 10*time.Millisecond || d > 10*time.Second {
+		bad("heartbeat.interval", "%s: expected 10ms to 10s", d)
+	}
+	if h.Timeout < 3*h.Interval || time.Duration(h.Timeout) > time.Minute {
+		bad("heartbeat.timeout", "%s: expected at least three intervals of %s, and at most 1m", h.Timeout, h.Interval)
+	}
+	if d := time.Duration(c.HangTimeout); d < 100*time.Millisecond || d > 5*time.Minute {
+		bad("hang-timeout", "%s: expected 100ms to 5m", d)
+	}
+	for field, d := range map[string]colo.Duration{"hold-down": c.Recovery.HoldDown, "primary-first": c.Recovery.PrimaryFirst, "window": c.Recovery.Window} {
+		if d < 0 || time.Duration(d) > 24*time.Hour {
+			bad("recovery."+field, "%s: expected 0s to 24h", d)
+		}
+	}
+	if c.Recovery.Attempts < 0 {
+		bad("recovery.attempts", "%d: expected 1 or more", c.Recovery.Attempts)
+	}
+}
+
+// validateLinks returns the links' names.
+func validateLinks(links []Link, at string, bad badFunc) []string {
+	var names []string
+	seen := map[netip.Addr]bool{}
+	if len(links) == 0 {
+		bad(at, "missing: a node needs at least one replication link")
+	}
+	for i, l := range links {
+		field := fmt.Sprintf("%s[%d]", at, i)
+		if !linkName.MatchString(l.Name) {
+			bad(field+".name", "%q: expected a letter, then at most 15 lower-case letters, digits or dashes", l.Name)
+		} else if slices.Contains(names, l.Name) {
+			bad(field+".name", "%q is used twice", l.Name)
+		}
+		names = append(names, l.Name)
+		a, err := netip.ParseAddr(l.Address)
+		switch {
+		case err != nil:
+			bad(field+".address", "%q: expected an IP address", l.Address)
+		case a.IsUnspecified() || a.IsMulticast():
+			bad(field+".address", "%s: expected the address of this host on that network", a)
+		case seen[a]:
+			bad(field+".address", "%s belongs to another link already", a)
+		}
+		seen[a] = true
+	}
+	return names
+}
+
+func (c *Config) validatePeers(own []string, bad badFunc) {
+	if len(c.Peers) > 1 {
+		bad("peers[1]", "a node has one peer in this version")
+	}
+	for i, p := range c.Peers {
+		at := fmt.Sprintf("peers[%d]", i)
+		switch {
+		case !nodeName.MatchString(p.Name):
+			bad(at+".name", "%q is not the name of a node", p.Name)
+		case p.Name == c.Node:
+			bad(at+".name", "%q is this node's own name: two nodes can't have the same", p.Name)
+		}
+		if len(p.API) == 0 {
+			bad(at+".api", "missing: the addresses of the peer's daemon, as host:port")
+		}
+		for j, a := range p.API {
+			validateHostPort(fmt.Sprintf("%s.api[%d]", at, j), a, bad)
+		}
+		if p.HeartbeatPort < 1 || p.HeartbeatPort > 65535 {
+			bad(at+".heartbeat-port", "%d: expected 1 to 65535", p.HeartbeatPort)
+		}
+		names := validateLinks(p.Links, at+".links", bad)
+		for j, l := range p.Links {
+			if !slices.Contains(own, l.Name) {
+				bad(fmt.Sprintf("%s.links[%d].name", at, j), "%q is none of this node's links: expected one of %s", l.Name, strings.Join(own, ", "))
+			}
+		}
+		for j, l := range c.Links {
+			if !slices.Contains(names, l.Name) {
+				bad(fmt.Sprintf("links[%d].name", j), "%q: the peer %s has no end of this link", l.Name, p.Name)
+			}
+			for _, r := range p.Links {
+				if r.Address == l.Address && c.Heartbeat.Port == p.HeartbeatPort {
+					bad(fmt.Sprintf("links[%d].address", j), "%s is the peer's address too", l.Address)
+				}
+			}
+		}
+	}
+}
+
+func validateHostPort(field, text string, bad badFunc) {
+	host, port, err := net.SplitHostPort(text)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 1 || n > 65535 || host == "" {
+		bad(field, "%q: expected host:port", text)
+	}
+}
+
+func (c *Config) validateAPI(bad badFunc) {
+	for i, a := range c.API.Listen {
+		host, port, err := net.SplitHostPort(a)
+		if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 0 || n > 65535 || (host != "" && net.ParseIP(host) == nil) {
+			bad(fmt.Sprintf("api.listen[%d]", i), "%q: expected address:port", a)
+		}
+	}
+	if len(c.Peers) > 0 && len(c.API.Listen) == 0 {
+		bad("api.listen", "missing: the peer has to reach this daemon")
+	}
+	if len(c.API.Socket) > 90 {
+		bad("api.socket", "%s is too long for a socket: expected at most 90 characters", c.API.Socket)
+	}
+	if c.TLS.Identity == "" {
+		bad("tls.identity", "missing: the file NAME.pem that coloctl pki issue made for this node")
+	}
+	if c.TLS.Trust == "" {
+		bad("tls.trust", "missing: the file ca.crt")
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		bad("log.level", "%q: expected debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		bad("log.format", "%q: expected text or json", c.Log.Format)
+	}
+}

@@ -1,0 +1,38 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// NodeConfig is what the engine needs of the configuration. The rest (store, arbiter, key, log) its caller opens.
+func (c *Config) NodeConfig() colo.NodeConfig {
+	out := colo.NodeConfig{
+		Name: c.Node, RunDir: c.RunDir, StorageDir: c.StorageDir, Links: links(c.Links), Ports: colo.PortRange(c.Ports), Netns: c.Netns,
+		QEMU: c.QEMU.Command, QEMUImg: c.QEMU.Img, Accel: c.QEMU.Accel,
+		HeartbeatPort: c.Heartbeat.Port, HeartbeatInterval: time.Duration(c.Heartbeat.Interval), HeartbeatTimeout: time.Duration(c.Heartbeat.Timeout),
+		HangTimeout: time.Duration(c.HangTimeout),
+	}
+	if r := c.Recovery; !r.Off {
+		out.Recovery = &colo.Recovery{
+			HoldDown: time.Duration(r.HoldDown), PrimaryFirst: time.Duration(r.PrimaryFirst), Attempts: r.Attempts, Window: time.Duration(r.Window),
+		}
+	}
+	return out
+}
+
+// Info is the peer as it is configured; what it runs is known when it has been asked.
+func (p *Peer) Info() colo.NodeInfo {
+	return colo.NodeInfo{Name: p.Name, Links: links(p.Links), Port: p.HeartbeatPort}
+}
+
+func links(in []Link) []colo.Link {
+	var out []colo.Link
+	for _, l := range in {
+		a, _ := netip.ParseAddr(l.Address) // Validate has seen it
+		out = append(out, colo.Link{Name: l.Name, Address: a})
+	}
+	return out
+}
