@@ -124,22 +124,31 @@ func (m *machine) pause(ctx context.Context, d time.Duration) error {
 }
 
 // deferToPrimary gives a primary that lives the time to cut its tap and to claim first: it has lost the peer in the same moment, and it goes on
-// without a change of roles. What it must wait for a primary that is silent is the spread of the two nodes' detection.
+// without a change of roles. What it must wait for a primary that is silent is the spread of the two nodes' detection; one that can be told is told,
+// also when it comes back while this node waits.
 func (m *machine) deferToPrimary(ctx context.Context) error {
-	grace := m.n.cfg.HeartbeatInterval + 20*time.Millisecond
-	if p, _, err := m.n.partner(); err == nil && m.n.PeerAlive() {
-		rctx, cancel := context.WithTimeout(ctx, grace)
-		rec, _ := m.info()
-		err := p.ReportChannelLost(rctx, m.report(rec))
-		cancel()
-		if errors.Is(err, ErrNothingToGoOn) {
-			return nil // no copy runs there
+	for told := false; ; {
+		grace := m.n.cfg.HeartbeatInterval + 20*time.Millisecond
+		if p, _, err := m.n.partner(); err == nil && !told && m.n.PeerAlive() {
+			told = true
+			rctx, cancel := context.WithTimeout(ctx, grace)
+			rec, _ := m.info()
+			err := p.ReportChannelLost(rctx, m.report(rec))
+			cancel()
+			if errors.Is(err, ErrNothingToGoOn) {
+				return nil // no copy runs there
+			}
+			if err == nil {
+				grace += m.n.cfg.HeartbeatInterval // it is arbitrating now
+			}
 		}
-		if err == nil {
-			grace += m.n.cfg.HeartbeatInterval // it is arbitrating now
+		if err := m.pause(ctx, grace); err != nil {
+			return err
+		}
+		if told || m.marked().proof || !m.n.PeerAlive() {
+			return nil
 		}
 	}
-	return m.pause(ctx, grace)
 }
 
 // claim asks the arbiter for the right to go on alone. It returns nil when this copy has it, errLost when another one has, errUndecided otherwise.
@@ -168,6 +177,33 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errUndecided, err)
+}
+
+// nobodyRuns keeps a node from starting a copy of its own while the other current one runs: the arbiter would let it, as both are current. A peer
+// that can't be asked gets the time to notice the loss of this node's copy and to cut its tap.
+func (m *machine) nobodyRuns(ctx context.Context) error {
+	rec, spec := m.info()
+	p, info, err := m.n.partner()
+	if err != nil || len(rec.Members) < 2 {
+		return nil //nolint:nilerr // there is no other copy
+	}
+	ictx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
+	defer cancel()
+	there, err := p.Inquire(ictx, m.name)
+	switch {
+	case err == nil && there.Running && there.State != Standby && there.State != Secondary:
+		return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, info.Name, there.State)
+	case err == nil || !isUnreachable(err):
+		return nil
+	}
+	t := time.NewTimer(m.n.cfg.HeartbeatTimeout + time.Duration(spec.Protection.CheckpointDelay) + 3*m.n.cfg.HeartbeatInterval)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // claimStart is the claim of a copy that is to boot. Unlike a running one it also refuses when this node knows itself to be stale.

@@ -49,6 +49,7 @@ func (m *machine) startPlan() *Plan {
 			}
 			return m.n.launcher.Check(ctx, spec)
 		}},
+		{Name: "see that no other copy runs", Do: m.nobodyRuns},
 		{Name: "claim the VM", Do: m.claimStart},
 		{
 			Name: "launch QEMU",
