@@ -8,6 +8,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -30,6 +31,9 @@ type Config struct {
 	RunDir     string `yaml:"run-dir,omitempty"`     // may be lost at a reboot; /run/coloctl
 	StorageDir string `yaml:"storage-dir,omitempty"` // disk images with relative paths; disks in StateDir
 	Netns      string `yaml:"netns,omitempty"`       // of QEMUs and taps; the daemon's own when empty
+	// HostID tells a witness on which host this node runs, so that one on the same host is refused. Default: the running kernel's. Only a lab, whose hosts share
+	// one kernel, needs others.
+	HostID string `yaml:"host-id,omitempty"`
 
 	QEMU    QEMU     `yaml:"qemu,omitempty"`
 	Links   []Link   `yaml:"links"`
@@ -104,6 +108,11 @@ type Log struct {
 	Format string `yaml:"format,omitempty"` // text (default) or json
 }
 
+var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
+// SlogLevel is the level for the logger.
+func (l *Log) SlogLevel() slog.Level { return levels[l.Level] }
+
 // Ports is a range, written first-last.
 type Ports struct{ First, Last int }
 
@@ -165,15 +174,12 @@ func (c *Config) setDefaults(dir string) {
 	setDefault(&c.Heartbeat.Timeout, colo.Duration(400*time.Millisecond))
 	setDefault(&c.HangTimeout, colo.Duration(2*time.Second))
 	setDefault(&c.API.Socket, filepath.Join(c.RunDir, "api.sock"))
-	setDefault(&c.Log.Level, "info")
-	setDefault(&c.Log.Format, "text")
+	c.Log.setDefaults()
 	for i := range c.Peers {
 		setDefault(&c.Peers[i].HeartbeatPort, c.Heartbeat.Port)
 	}
 	for _, p := range c.paths() {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, *p)
-		}
+		absolute(p, dir)
 	}
 }
 
@@ -320,34 +326,24 @@ func (c *Config) validatePeers(own []string, bad badFunc) {
 
 func validateHostPort(field, text string, bad badFunc) {
 	host, port, err := net.SplitHostPort(text)
-	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 1 || n > 65535 || host == "" {
+	if err != nil || !isPort(port, 1) || host == "" {
 		bad(field, "%q: expected host:port", text)
 	}
 }
 
+func isPort(text string, least int) bool {
+	n, err := strconv.Atoi(text)
+	return err == nil && n >= least && n <= 65535
+}
+
 func (c *Config) validateAPI(bad badFunc) {
-	for i, a := range c.API.Listen {
-		host, port, err := net.SplitHostPort(a)
-		if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 0 || n > 65535 || (host != "" && net.ParseIP(host) == nil) {
-			bad(fmt.Sprintf("api.listen[%d]", i), "%q: expected address:port", a)
-		}
-	}
+	validateListen("api.listen", c.API.Listen, bad)
 	if len(c.Peers) > 0 && len(c.API.Listen) == 0 {
 		bad("api.listen", "missing: the peer has to reach this daemon")
 	}
 	if len(c.API.Socket) > 90 {
 		bad("api.socket", "%s is too long for a socket: expected at most 90 characters", c.API.Socket)
 	}
-	if c.TLS.Identity == "" {
-		bad("tls.identity", "missing: the file NAME.pem that coloctl pki issue made for this node")
-	}
-	if c.TLS.Trust == "" {
-		bad("tls.trust", "missing: the file ca.crt")
-	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
-		bad("log.level", "%q: expected debug, info, warn or error", c.Log.Level)
-	}
-	if c.Log.Format != "text" && c.Log.Format != "json" {
-		bad("log.format", "%q: expected text or json", c.Log.Format)
-	}
+	c.TLS.validate(bad)
+	c.Log.validate(bad)
 }

@@ -28,43 +28,74 @@ type Finding struct {
 // expirySoon is how long before its end a certificate is worth a warning.
 const expirySoon = 30 * 24 * time.Hour
 
+type findings []Finding
+
+func (f *findings) add(rule string, err error, good, remedy string) {
+	if err != nil {
+		*f = append(*f, Finding{Rule: rule, Text: err.Error(), Remedy: remedy})
+		return
+	}
+	*f = append(*f, Finding{Rule: rule, OK: true, Text: good})
+}
+
 // Inspect compares the configuration with this host, without changing anything.
 func (c *Config) Inspect() []Finding {
-	var out []Finding
-	add := func(rule string, err error, good, remedy string) {
-		if err != nil {
-			out = append(out, Finding{Rule: rule, Text: err.Error(), Remedy: remedy})
-			return
-		}
-		out = append(out, Finding{Rule: rule, OK: true, Text: good})
-	}
-	add("state folder", folder(c.StateDir), c.StateDir, "make it, owned by the daemon's user, mode 0700")
-	add("storage folder", folder(c.StorageDir), c.StorageDir, "make it, or name another one in storage-dir")
-	for name, argv := range map[string][]string{"qemu": c.QEMU.Command, "qemu-img": c.QEMU.Img} {
-		path, err := exec.LookPath(argv[0])
-		add(name, err, path, "install QEMU (Debian: qemu-system-x86, qemu-utils), or name it in qemu")
+	var out findings
+	out.add("state folder", folder(c.StateDir), c.StateDir, "make it, owned by the daemon's user, mode 0700")
+	out.add("storage folder", folder(c.StorageDir), c.StorageDir, "make it, or name another one in storage-dir")
+	for _, p := range []struct {
+		name string
+		argv []string
+	}{{"qemu", c.QEMU.Command}, {"qemu-img", c.QEMU.Img}} {
+		path, err := exec.LookPath(p.argv[0])
+		out.add(p.name, err, path, "install QEMU (Debian: qemu-system-x86, qemu-utils), or name it in qemu")
 	}
 	if c.QEMU.Accel == "kvm" {
 		f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 		if err == nil {
 			_ = f.Close()
 		}
-		add("kvm", err, "/dev/kvm", "switch virtualisation on in the firmware and load kvm, or set qemu.accel to tcg")
+		out.add("kvm", err, "/dev/kvm", "switch virtualisation on in the firmware and load kvm, or set qemu.accel to tcg")
 	}
 	_, err := ReadKey(c.Heartbeat.KeyFile)
-	add("heartbeat key", err, c.Heartbeat.KeyFile, "make one with coloctl pki heartbeat-key and copy it to both nodes")
-	_, err = c.Credentials()
-	add("certificate", err, c.TLS.Identity, "issue one with coloctl pki issue node "+c.Node)
+	out.add("heartbeat key", err, c.Heartbeat.KeyFile, "make one with coloctl pki heartbeat-key and copy it to both nodes")
+	creds, err := c.Credentials()
+	out.add("certificate", usable(creds, err), c.TLS.Identity, "issue one with coloctl pki issue node "+c.Node)
 	_, err = c.SocketGID()
-	add("socket group", err, c.API.SocketGroup, "make the group, or name another one in api.socket-group")
+	out.add("socket group", err, c.API.SocketGroup, "make the group, or name another one in api.socket-group")
 	links, bridges := c.network()
 	for i, l := range c.Links {
-		add("link "+l.Name, links[i], l.Address, "give this host the address, or name the one it has")
+		out.add("link "+l.Name, links[i], l.Address, "give this host the address, or name the one it has")
 	}
 	for i, b := range c.Bridges {
-		add("bridge "+b, bridges[i], b, "make the bridge; it needs no address of its own")
+		out.add("bridge "+b, bridges[i], b, "make the bridge; it needs no address of its own")
 	}
+	out.addListen(c.API.Listen)
 	return out
+}
+
+// addListen looks whether the addresses are this host's. The daemon listens on them either way, as they may come later.
+func (f *findings) addListen(list []string) {
+	have, err := ownAddresses()
+	for _, a := range list {
+		host, _, _ := net.SplitHostPort(a)
+		missing := err
+		if ip := net.ParseIP(host); missing == nil && ip != nil && !ip.IsUnspecified() && !ip.IsLoopback() && !have[ip.String()] {
+			missing = fmt.Errorf("no interface has the address %s", host)
+		}
+		f.add("listen "+a, missing, a, "give this host the address, or name the one it has")
+	}
+}
+
+func ownAddresses() (map[string]bool, error) {
+	addrs, err := net.InterfaceAddrs()
+	have := map[string]bool{}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			have[n.IP.String()] = true
+		}
+	}
+	return have, err
 }
 
 func folder(path string) error {
@@ -79,15 +110,9 @@ func folder(path string) error {
 func (c *Config) network() (links, bridges []error) {
 	links, bridges = make([]error, len(c.Links)), make([]error, len(c.Bridges))
 	err := netns.Do(c.Netns, func() error {
-		have := map[string]bool{}
-		addrs, err := net.InterfaceAddrs()
+		have, err := ownAddresses()
 		if err != nil {
 			return err
-		}
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok {
-				have[n.IP.String()] = true
-			}
 		}
 		for i, l := range c.Links {
 			if ip := net.ParseIP(l.Address); !have[ip.String()] && !ip.IsLoopback() {
@@ -120,14 +145,7 @@ func (c *Config) network() (links, bridges []error) {
 
 // Credentials loads the node's certificate, which must carry its name.
 func (c *Config) Credentials() (*pki.Credentials, error) {
-	creds, err := pki.Load(pki.Files{Identity: c.TLS.Identity, Trust: c.TLS.Trust})
-	if err != nil {
-		return nil, err
-	}
-	if want := (pki.Identity{Role: pki.Node, Name: c.Node}); creds.Identity() != want {
-		return nil, fmt.Errorf("%s is the certificate of %s, and this is %s: issue one for it, or copy the right file", c.TLS.Identity, creds.Identity(), want)
-	}
-	return creds, nil
+	return c.TLS.load(pki.Identity{Role: pki.Node, Name: c.Node})
 }
 
 // ExpiryWarning says that a certificate ends soon; empty if it doesn't.
