@@ -193,7 +193,9 @@ func (m *machine) recall(ctx context.Context, t Transition, msg message) {
 		missed := m.missed
 		m.missed = nil
 		for _, again := range missed {
-			m.handle(ctx, again)
+			if m.State() == t.To { // the first that counts is enough
+				m.handle(ctx, again)
+			}
 		}
 	case t.To != t.From && t.To != Attaching:
 		m.missed = nil
