@@ -36,6 +36,9 @@ func main() {
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	app, r := newApp(out, errOut)
 	err := app.RunContext(ctx, r.reorder(app, args))
+	if err != nil && errors.Is(context.Cause(ctx), lab.ErrInterrupted) {
+		err = lab.ErrInterrupted // whatever it broke
+	}
 	var exit *lab.ExitError
 	switch {
 	case err == nil, errors.As(err, &exit): // a lab's process has said it already
