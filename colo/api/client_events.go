@@ -20,6 +20,8 @@ type EventQuery struct {
 	Kinds []string // only of these kinds
 	// After is the id of the last event seen; "0" begins with the oldest that is there. Empty: from now on.
 	After string
+	// Once ends the stream after the events that are there; with After "0" these are all that the daemon still knows.
+	Once bool
 }
 
 // StreamEvent is what a stream of events carries: an event, or a gap.
@@ -39,7 +41,8 @@ const (
 )
 
 // Events calls take for each event, in order, until ctx ends, take returns an error, or the server refuses the request. When the stream breaks it is opened anew
-// after the last event seen; lost, if not nil, is called with the reason each time.
+// after the last event seen; lost, if not nil, is called with the reason each time. With Once it returns nil when all events were taken, and the error when
+// the stream breaks before.
 func (c *Client) Events(ctx context.Context, q EventQuery, take func(StreamEvent) error, lost func(error)) error {
 	last, pause := q.After, reopenFirst
 	for {
@@ -65,6 +68,10 @@ func (c *Client) Events(ctx context.Context, q EventQuery, take func(StreamEvent
 			return taken.error
 		case errors.As(err, &refused) && !errors.Is(err, ErrBusy):
 			return err
+		case q.Once && errors.Is(err, errStreamEnded):
+			return nil
+		case q.Once:
+			return err
 		}
 		if lost != nil {
 			lost(err)
@@ -83,6 +90,9 @@ func (c *Client) Events(ctx context.Context, q EventQuery, take func(StreamEvent
 
 type takeError struct{ error }
 
+// errStreamEnded is how a stream ends that was not cut: what the server had to say was read.
+var errStreamEnded = fmt.Errorf("the stream has ended: %w", io.EOF)
+
 // stream reads one stream to its end, which always has a reason.
 func (c *Client) stream(ctx context.Context, q EventQuery, after string, take func(StreamEvent) error) error {
 	v := url.Values{}
@@ -91,6 +101,9 @@ func (c *Client) stream(ctx context.Context, q EventQuery, after string, take fu
 	}
 	if len(q.Kinds) > 0 {
 		v.Set("kind", strings.Join(q.Kinds, ","))
+	}
+	if q.Once {
+		v.Set("follow", "false")
 	}
 	h := http.Header{"Accept": {"text/event-stream"}}
 	if after != "" {
@@ -177,5 +190,5 @@ func readEvents(r io.Reader, take func(sse) error) error {
 	if err := lines.Err(); err != nil {
 		return err
 	}
-	return fmt.Errorf("the stream has ended: %w", io.EOF)
+	return errStreamEnded
 }

@@ -18,8 +18,9 @@ import (
 
 // SpecText is a VM's spec as its owner wrote it. The server reads it, so that errors name lines.
 type SpecText struct {
-	YAML []byte
-	File string // for messages
+	YAML   []byte
+	File   string // for messages
+	Reason string // for the history
 }
 
 func (t SpecText) header() http.Header {
@@ -28,6 +29,22 @@ func (t SpecText) header() http.Header {
 		h.Set("Colo-File", strings.Map(printable, t.File))
 	}
 	return h
+}
+
+func (t SpecText) query() url.Values { return reasonQuery(t.Reason) }
+
+func reasonQuery(reason string) url.Values {
+	q := url.Values{}
+	if reason != "" {
+		q.Set("reason", reason)
+	}
+	return q
+}
+
+// DeleteRequest tunes the deletion of a VM.
+type DeleteRequest struct {
+	Images bool   // delete its disk images too
+	Reason string // for the history
 }
 
 // printable keeps what may be in a header.
@@ -83,14 +100,14 @@ func (c *Client) VM(ctx context.Context, vm string) (out VM, err error) {
 
 // Create makes a VM from its spec.
 func (c *Client) Create(ctx context.Context, s SpecText) (out VM, err error) {
-	_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms"}, body: s.YAML, media: mediaYAML, header: s.header()}, &out)
+	_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms"}, query: s.query(), body: s.YAML, media: mediaYAML, header: s.header()}, &out)
 	return out, err
 }
 
 // Delete forgets a VM and, when asked, deletes its images.
-func (c *Client) Delete(ctx context.Context, vm string, images bool) error {
-	q := url.Values{}
-	if images {
+func (c *Client) Delete(ctx context.Context, vm string, r DeleteRequest) error {
+	q := reasonQuery(r.Reason)
+	if r.Images {
 		q.Set("images", "true")
 	}
 	_, err := c.do(ctx, &call{method: "DELETE", path: []string{"v1", "vms", vm}, query: q}, nil)
@@ -112,7 +129,7 @@ func (c *Client) SetSpec(ctx context.Context, vm string, s SpecText, tag string)
 	if tag != "" {
 		h.Set("If-Match", `"`+tag+`"`)
 	}
-	_, err = c.do(ctx, &call{method: "PUT", path: []string{"v1", "vms", vm, "spec"}, body: s.YAML, media: mediaYAML, header: h}, &out)
+	_, err = c.do(ctx, &call{method: "PUT", path: []string{"v1", "vms", vm, "spec"}, query: s.query(), body: s.YAML, media: mediaYAML, header: h}, &out)
 	return out, err
 }
 

@@ -51,6 +51,30 @@ func TestFeed(t *testing.T) {
 	}
 }
 
+// TestEventsOnce reads what is there, and is not kept waiting for more.
+func TestEventsOnce(t *testing.T) {
+	s := newSite(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for i := range 3 {
+		s.hosts["n1"].server.feed.add(colo.Event{Kind: "test", Text: fmt.Sprint(i)})
+	}
+	c := s.as(pki.Viewer, "eve", "n1")
+	var got []string
+	take := func(e StreamEvent) error { got = append(got, e.Event.Text); return nil }
+	must(t, c.Events(ctx, EventQuery{Kinds: []string{"test"}, After: "0", Once: true}, take, nil))
+	if fmt.Sprint(got) != "[0 1 2]" {
+		t.Errorf("got %v", got)
+	}
+	cut, err := NewClient(ClientOptions{Node: "n1", Addresses: []string{s.hosts["n1"].addr}, Credentials: s.credentials(pki.Viewer, "bob"),
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("cut") }})
+	must(t, err)
+	defer cut.Close()
+	if err := cut.Events(ctx, EventQuery{After: "0", Once: true}, take, nil); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("with no way there: %v", err)
+	}
+}
+
 // breaker is a way to a server on which connections can be broken.
 type breaker struct {
 	mu    sync.Mutex

@@ -54,6 +54,12 @@ func (s *Server) getEvents(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	follow := true
+	if _, ok := r.params["follow"]; ok {
+		if follow, err = r.flag("follow"); err != nil {
+			return err
+		}
+	}
 	vm, kinds := r.params["vm"], map[string]bool{}
 	for _, k := range strings.Split(r.params["kind"], ",") {
 		if k != "" {
@@ -95,7 +101,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *request) error {
 		if out.Len() > 0 && !send(out.String()) {
 			return nil
 		}
-		if !open {
+		if !open || !follow {
 			return nil
 		}
 		select {

@@ -20,6 +20,7 @@ type NodeStatus struct {
 	Version string           `json:"version"`
 	Run     string           `json:"run"` // changes when the daemon is restarted
 	Begun   time.Time        `json:"begun"`
+	Now     time.Time        `json:"now"`     // by the node's clock
 	Arbiter string           `json:"arbiter"` // what kind is configured; none if there is none
 	Peer    *colo.PeerStatus `json:"peer,omitempty"`
 	VMs     []string         `json:"vms"`
@@ -58,7 +59,7 @@ func (s *Server) getDocument(w http.ResponseWriter, _ *request) error {
 
 func (s *Server) getNode(w http.ResponseWriter, r *request) error {
 	n := s.opts.Node
-	out := NodeStatus{Info: n.Info(), Version: s.opts.Version, Run: s.run, Begun: s.begun, Arbiter: s.opts.Arbiter, VMs: n.VMs(), You: r.caller}
+	out := NodeStatus{Info: n.Info(), Version: s.opts.Version, Run: s.run, Begun: s.begun, Now: time.Now(), Arbiter: s.opts.Arbiter, VMs: n.VMs(), You: r.caller}
 	if out.Arbiter == "" {
 		out.Arbiter = "none"
 	}
@@ -100,6 +101,11 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 				text = "down"
 			}
 			add("link "+l.Name, l.Up, "%s", text)
+		}
+	}
+	if s.opts.Health != nil {
+		for _, i := range s.opts.Health() {
+			add(i.Name, i.OK, "%s", i.Text)
 		}
 	}
 	status := http.StatusOK

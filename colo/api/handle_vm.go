@@ -88,7 +88,7 @@ func (s *Server) createVM(w http.ResponseWriter, r *request) error {
 	if err := s.opts.Node.Create(r.Context(), spec); err != nil {
 		return err
 	}
-	s.remark(r, "create", "")
+	s.remark(r, "create", r.params["reason"])
 	w.Header().Set("Location", "/v1/vms/"+spec.Name)
 	return s.replyVM(w, r.Context(), spec.Name, http.StatusCreated)
 }
@@ -119,7 +119,7 @@ func (s *Server) deleteVM(w http.ResponseWriter, r *request) error {
 	if err := s.opts.Node.Delete(r.Context(), r.vm, colo.DeleteOptions{Images: images}); err != nil {
 		return err
 	}
-	s.remark(r, "delete", "")
+	s.remark(r, "delete", r.params["reason"])
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -158,7 +158,7 @@ func (s *Server) putSpec(w http.ResponseWriter, r *request) error {
 	if err := s.opts.Node.Edit(r.Context(), r.vm, spec, tag); err != nil {
 		return err
 	}
-	s.remark(r, "edit", "")
+	s.remark(r, "edit", r.params["reason"])
 	return s.replyVM(w, r.Context(), r.vm, http.StatusOK)
 }
 

@@ -59,9 +59,12 @@ func TestLife(t *testing.T) {
 	if h, err = c.History(ctx, "", state.Query{After: h[1].Seq, Limit: 2, Since: time.Now().Add(-time.Hour)}); err != nil || len(h) != 2 {
 		t.Errorf("part of the history: %v, %v", h, err)
 	}
-	must(t, peer.Delete(ctx, "web", true))
+	must(t, peer.Delete(ctx, "web", DeleteRequest{Images: true, Reason: "of no use"}))
 	if vms, err := peer.VMs(ctx); err != nil || len(vms) != 0 {
 		t.Errorf("after the delete: %v, %v", vms, err)
+	}
+	if h, err := peer.History(ctx, "web", state.Query{}); err != nil || len(h) == 0 || !strings.HasSuffix(h[len(h)-1].Text, ": of no use") {
+		t.Errorf("history after the delete: %v, %v", h, err)
 	}
 	ops, err := peer.Operations(ctx, "web")
 	if err != nil || len(ops) != 3 || ops[0].Kind != "resync" || ops[2].Kind != "stop" {

@@ -44,14 +44,14 @@ var routes = []route{
 	{method: "GET", path: "/v1/health", least: pki.Viewer, nodesToo: true, do: (*Server).getHealth},
 	{method: "GET", path: "/v1/node", least: pki.Viewer, nodesToo: true, do: (*Server).getNode},
 	{method: "GET", path: "/v1/history", least: pki.Viewer, query: historyQuery, do: (*Server).getHistory},
-	{method: "GET", path: "/v1/events", least: pki.Viewer, query: []string{"vm", "kind", "after"}, stream: true, do: (*Server).getEvents},
+	{method: "GET", path: "/v1/events", least: pki.Viewer, query: []string{"vm", "kind", "after", "follow"}, stream: true, do: (*Server).getEvents},
 
 	{method: "GET", path: "/v1/vms", least: pki.Viewer, do: (*Server).listVMs},
-	{method: "POST", path: "/v1/vms", least: pki.Admin, change: true, do: (*Server).createVM},
+	{method: "POST", path: "/v1/vms", least: pki.Admin, query: []string{"reason"}, change: true, do: (*Server).createVM},
 	{method: "GET", path: "/v1/vms/{vm}", least: pki.Viewer, do: (*Server).getVM},
-	{method: "DELETE", path: "/v1/vms/{vm}", least: pki.Admin, query: []string{"images"}, change: true, do: (*Server).deleteVM},
+	{method: "DELETE", path: "/v1/vms/{vm}", least: pki.Admin, query: []string{"images", "reason"}, change: true, do: (*Server).deleteVM},
 	{method: "GET", path: "/v1/vms/{vm}/spec", least: pki.Viewer, do: (*Server).getSpec},
-	{method: "PUT", path: "/v1/vms/{vm}/spec", least: pki.Admin, change: true, do: (*Server).putSpec},
+	{method: "PUT", path: "/v1/vms/{vm}/spec", least: pki.Admin, query: []string{"reason"}, change: true, do: (*Server).putSpec},
 	{method: "GET", path: "/v1/vms/{vm}/status", least: pki.Viewer, nodesToo: true, query: []string{"both"}, do: (*Server).getStatus},
 	{method: "GET", path: "/v1/vms/{vm}/history", least: pki.Viewer, query: historyQuery, do: (*Server).getHistory},
 

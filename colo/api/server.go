@@ -24,7 +24,8 @@ type ServerOptions struct {
 	IsPeer func(node string) bool
 	// PeerStatus asks the peer how a VM stands there. When nil that can't be asked through this server.
 	PeerStatus func(ctx context.Context, vm string) (colo.Status, error)
-	Log        *slog.Logger // slog.Default when nil
+	Health     func() []HealthItem // what the program around the node adds to its health; may be nil
+	Log        *slog.Logger        // slog.Default when nil
 }
 
 // Limits of a server. They are the same for everybody: what they protect is the daemon.
