@@ -185,6 +185,13 @@ func (c *Client) once(ctx context.Context, vm string, req request) (answer, erro
 	return ans, err
 }
 
+func (c *Client) mine(ctx context.Context) (out membership, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opt.Attempt)
+	defer cancel()
+	_, err = c.exchange(ctx, http.MethodGet, "/v1/mine", "", nil, &out)
+	return out, err
+}
+
 func (c *Client) name() string { return c.opt.Name }
 
 func (c *Client) lastRun() string {

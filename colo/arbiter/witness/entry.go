@@ -126,6 +126,15 @@ func (e *entry) apply(req request, caller, instance string) (ans answer, changed
 	return ans, changed, nil
 }
 
+// concerns says whether a node is a member of the newest record that is known here.
+func (e *entry) concerns(node string) bool {
+	r := e.Record
+	if e.Seen != nil && e.Seen.Tenure > e.Tenure {
+		r = e.Seen.Record
+	}
+	return r != nil && r.Has(node)
+}
+
 // elsewhere says whether a caller of this tenure must look at another witness.
 func (e *entry) elsewhere(tenure uint64) (bool, error) {
 	if tenure == 0 && (e.Tenure > 0 || e.Seen != nil) {

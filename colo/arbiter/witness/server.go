@@ -60,6 +60,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	s := &Server{store: o.Store, version: o.Version, host: o.Host, log: o.Log, mux: http.NewServeMux(), started: time.Now().UTC().Round(time.Second)}
 	s.mux.HandleFunc("GET /v1/health", s.as(s.health))
 	s.mux.HandleFunc("GET /v1/records", s.as(s.list))
+	s.mux.HandleFunc("GET /v1/mine", s.as(s.mine))
 	s.mux.HandleFunc("POST /v1/records/{vm}", s.as(s.call))
 	return s, nil
 }
@@ -163,6 +164,17 @@ func (s *Server) list(http.ResponseWriter, *http.Request, pki.Identity) (any, er
 		recs = []arbiter.Record{}
 	}
 	return recs, err
+}
+
+// membership is where a node is a member.
+type membership struct {
+	Instance string   `json:"instance"`
+	VMs      []string `json:"vms"`
+}
+
+func (s *Server) mine(_ http.ResponseWriter, _ *http.Request, who pki.Identity) (any, error) {
+	vms, err := s.store.mine(who.Name)
+	return membership{Instance: s.store.Instance(), VMs: vms}, err
 }
 
 func (s *Server) call(w http.ResponseWriter, r *http.Request, who pki.Identity) (any, error) {

@@ -45,26 +45,37 @@ func (s *Store) Instance() string { return s.instance }
 
 // Records returns all records, in the order of the VMs' ids.
 func (s *Store) Records() (out []arbiter.Record, err error) {
-	err = s.view(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketRecords).ForEach(func(k, raw []byte) error {
-			var e entry
-			if err := decode(k, raw, &e); err != nil {
-				return err
-			}
-			if e.Record != nil {
-				out = append(out, *e.Record)
-			}
-			return nil
-		})
+	return out, s.each(func(_ string, e *entry) {
+		if e.Record != nil {
+			out = append(out, *e.Record)
+		}
 	})
-	return out, err
 }
 
-func (s *Store) view(do func(tx *bolt.Tx) error) error {
+// mine returns the VMs of which a node is a member.
+func (s *Store) mine(node string) (out []string, err error) {
+	return out, s.each(func(vm string, e *entry) {
+		if e.concerns(node) {
+			out = append(out, vm)
+		}
+	})
+}
+
+func (s *Store) each(do func(vm string, e *entry)) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	return s.db.View(do)
+	err := s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketRecords).ForEach(func(k, raw []byte) error {
+			var e entry
+			if err := decode(k, raw, &e); err != nil {
+				return s.stop(err)
+			}
+			do(string(k), &e)
+			return nil
+		})
+	})
+	return errors.Join(err, s.usable())
 }
 
 func (s *Store) usable() error {
