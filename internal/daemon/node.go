@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/colo/api/pki"
+	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/state"
+)
+
+// node is a running daemon.
+type node struct {
+	p     Program
+	file  string
+	cfg   *config.Config // only its reloadable fields change
+	log   *slog.Logger
+	level *slog.LevelVar
+	creds *pki.Credentials
+	node  *colo.Node
+	api   *api.Server
+	peer  *api.Peer // nil if none is configured
+	greet *greeter
+	fatal chan error // of a part that must not end
+	wg    sync.WaitGroup
+}
+
+// closing collects what has to be undone, in reverse.
+type closing []func() error
+
+func (c *closing) add(f func() error) { *c = append(*c, f) }
+
+func (c closing) run() error {
+	var errs []error
+	for _, f := range slices.Backward(c) {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+// stopTimeout is how long requests may take when the daemon ends.
+const stopTimeout = 5 * time.Second
+
+// runNode runs the daemon until ctx ends.
+func (p Program) runNode(ctx context.Context, file string, hup <-chan os.Signal) (err error) {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return err
+	}
+	d := &node{p: p, file: file, cfg: cfg, level: &slog.LevelVar{}, fatal: make(chan error, 1)}
+	d.log = newLogger(p.Stderr, cfg.Log, d.level)
+	var end closing
+	// What waits for the parts to end must be able to tell them to.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		err = errors.Join(err, end.run())
+		stop()
+		d.log.Info("ended", "node", cfg.Node)
+	}()
+	if err := d.open(work, stop, &end); err != nil {
+		return err
+	}
+	notify := newNotifier(d.log)
+	end.add(func() error { notify.stopping(); return nil })
+	d.wg.Go(func() { notify.watchdog(work, d.healthy) })
+	notify.ready(fmt.Sprintf("%s runs %d VMs' state machines", cfg.Node, len(d.node.VMs())))
+	d.log.Info("ready", "node", cfg.Node, "version", p.Version, "pid", os.Getpid())
+	for {
+		select {
+		case <-ctx.Done():
+			d.log.Info("ending: QEMUs run on", "node", cfg.Node)
+			return nil
+		case err := <-d.fatal:
+			return err
+		case <-hup:
+			notify.reloading()
+			d.reload()
+			notify.ready("")
+		}
+	}
+}
+
+// open opens everything in order and notes how to close it.
+func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) (err error) {
+	c := d.cfg
+	end.add(func() error { stop(); d.wg.Wait(); return nil })
+	if d.creds, err = c.Credentials(); err != nil {
+		return err
+	}
+	if err := d.creds.Err(); err != nil {
+		d.log.Error("certificate: the peer and the witness will refuse this node", "node", c.Node, "err", err)
+	} else if w := config.ExpiryWarning(d.creds); w != "" {
+		d.log.Warn(w, "node", c.Node)
+	}
+	key, err := config.ReadKey(c.Heartbeat.KeyFile)
+	if err != nil {
+		return fmt.Errorf("heartbeat key: %w", err)
+	}
+	if err := folders(c); err != nil {
+		return err
+	}
+	store, err := state.Open(c.StateFile(), &state.Options{Node: c.Node, Ports: state.PortRange(c.Ports)})
+	if err != nil {
+		return err
+	}
+	end.add(store.Close)
+	arb, err := d.p.openArbiter(ctx, c, d.creds, d.log)
+	if err != nil {
+		return fmt.Errorf("arbiter: %w", err)
+	}
+	if arb.Close != nil {
+		end.add(arb.Close)
+	}
+	if arb.Run != nil {
+		actx, astop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := arb.Run(actx); err != nil && actx.Err() == nil {
+				d.fail(fmt.Errorf("arbiter: %w", err))
+			}
+		}()
+		end.add(func() error { astop(); <-done; return nil })
+	}
+	nc := c.NodeConfig()
+	nc.Store, nc.HeartbeatKey, nc.Log = store, key, d.log
+	if arb.Arbiter != nil {
+		nc.Arbiter = arb.Arbiter
+	} else {
+		d.log.Warn("no arbiter is configured: after a loss only proof or a person lets a secondary go on", "node", c.Node)
+	}
+	if d.p.Launcher != nil {
+		nc.Launcher = d.p.Launcher(c)
+	}
+	if d.node, err = colo.NewNode(ctx, nc); err != nil {
+		return err
+	}
+	end.add(func() error {
+		err := d.node.Close()
+		if d.api != nil {
+			d.api.Wait() // its operations end with the node
+		}
+		return err
+	})
+	if err := d.connect(); err != nil {
+		return err
+	}
+	if err := d.serve(ctx, arb.Name); err != nil {
+		return err
+	}
+	end.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		if err := d.api.Close(ctx); err != nil {
+			d.log.Warn("requests were cut short", "node", c.Node, "err", err)
+		}
+		return nil
+	})
+	if d.greet != nil {
+		d.wg.Go(func() { d.greet.run(ctx) })
+	}
+	return nil
+}
+
+// fail ends the daemon with the first of the errors it gets.
+func (d *node) fail(err error) {
+	select {
+	case d.fatal <- err:
+	default:
+	}
+}
+
+// folders makes the run folder, which is lost at a reboot. The others must be there: one that is missing is more often one that is not mounted.
+func folders(c *config.Config) error {
+	if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
+		return err
+	}
+	if st, err := os.Stat(c.StorageDir); err != nil || !st.IsDir() {
+		return fmt.Errorf("storage folder %s is not there: mount it or make it, owned by the daemon's user, mode 0700", c.StorageDir)
+	}
+	return nil
+}
+
+// connect makes the peer this node's partner. It need not be there.
+func (d *node) connect() (err error) {
+	if len(d.cfg.Peers) == 0 {
+		return nil
+	}
+	pc := d.cfg.Peers[0]
+	if d.peer, err = api.NewPeer(api.ClientOptions{Node: pc.Name, Addresses: pc.API, Credentials: d.creds}); err != nil {
+		return err
+	}
+	d.greet = newGreeter(d.peer, d.cfg.Node, pc.Info(), d.node.Info(), d.log)
+	return d.node.Connect(d.peer, pc.Info())
+}
+
+// healthy is what the service manager's watchdog stands for: the node answers and its store can be read.
+func (d *node) healthy() error {
+	_ = d.node.VMs()
+	_, err := d.node.History(state.Query{Node: true, Limit: 1})
+	return err
+}

@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/colo/config"
+)
+
+// serve starts the API on the socket and on all addresses. The listeners are the server's to close.
+func (d *node) serve(ctx context.Context, arbiterName string) error {
+	o := api.ServerOptions{Node: d.node, Version: d.p.Version, Arbiter: arbiterName, Log: d.log, Health: d.health}
+	if d.peer != nil {
+		name := d.cfg.Peers[0].Name
+		o.IsPeer = func(n string) bool { return n == name }
+		o.PeerStatus = d.peer.PeerStatus
+	}
+	gid, err := d.cfg.SocketGID()
+	if err != nil {
+		return fmt.Errorf("api.socket-group: %w", err)
+	}
+	local, err := api.ListenUnix(ctx, d.cfg.API.Socket, gid)
+	if err != nil {
+		return fmt.Errorf("api.socket: %w", err)
+	}
+	all := []net.Listener{local}
+	for _, a := range d.cfg.API.Listen {
+		l, err := listenTCP(ctx, a)
+		if err != nil {
+			for _, l := range all {
+				_ = l.Close()
+			}
+			return fmt.Errorf("api.listen: %w", err)
+		}
+		all = append(all, l)
+	}
+	if d.api, err = api.NewServer(o); err != nil {
+		return err
+	}
+	tls := d.creds.Server()
+	for i, l := range all {
+		d.wg.Go(func() {
+			var err error
+			if i == 0 {
+				err = d.api.Serve(l)
+			} else {
+				err = d.api.ServeTLS(l, tls)
+			}
+			if err != nil {
+				d.fail(fmt.Errorf("api on %s: %w", l.Addr(), err))
+			}
+		})
+		d.log.Info("listening", "node", d.cfg.Node, "address", l.Addr().String())
+	}
+	return nil
+}
+
+// listenTCP listens also on an address that this host does not have yet: networks may come later than the daemon.
+func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) }), err)
+	}}
+	return lc.Listen(ctx, "tcp", addr)
+}
+
+// health adds what the engine does not know to what the API says of the daemon.
+func (d *node) health() []api.HealthItem {
+	var out []api.HealthItem
+	if err := d.creds.Err(); err != nil {
+		out = append(out, api.HealthItem{Name: "certificate", Text: err.Error()})
+	} else if w := config.ExpiryWarning(d.creds); w != "" {
+		out = append(out, api.HealthItem{Name: "certificate", Text: w})
+	} else {
+		out = append(out, api.HealthItem{Name: "certificate", OK: true, Text: "valid until " + d.creds.NotAfter().Format("2006-01-02")})
+	}
+	if d.greet != nil {
+		ok, text := d.greet.last()
+		out = append(out, api.HealthItem{Name: "peer's daemon", OK: ok, Text: text})
+	}
+	return out
+}
