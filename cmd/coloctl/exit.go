@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/lab"
 )
@@ -37,6 +40,8 @@ var errTimeout = errors.New("still going on at the timeout")
 func exitCode(err error) int {
 	var usage *usageError
 	var exit *lab.ExitError
+	var answer *api.Error
+	var invalid *colo.InvalidSpecError
 	switch {
 	case err == nil:
 		return exitOK
@@ -44,11 +49,15 @@ func exitCode(err error) int {
 		return exit.Code
 	case errors.Is(err, lab.ErrInterrupted):
 		return exitInterrupted
-	case errors.As(err, &usage), errors.Is(err, lab.ErrName), errors.Is(err, lab.ErrUnknownScenario):
+	case errors.As(err, &usage), errors.As(err, &invalid), errors.Is(err, lab.ErrName), errors.Is(err, lab.ErrUnknownScenario):
 		return exitUsage
+	case errors.Is(err, errDeclined), errors.Is(err, errUnsafe), errors.Is(err, errUnwell), errors.Is(err, errExists):
+		return exitRefused
 	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout
-	case errors.Is(err, lab.ErrNoLab):
+	case errors.As(err, &answer) && answer.Body.Exit != exitOK: // the server knows best what kind its error is of
+		return answer.Body.Exit
+	case errors.Is(err, lab.ErrNoLab), errors.Is(err, errNotProtected):
 		return exitNotRunning
 	case refused(err):
 		return exitRefused
@@ -60,10 +69,10 @@ func exitCode(err error) int {
 
 // refused tells whether a person has to remedy something first.
 func refused(err error) bool {
-	for _, target := range []error{lab.ErrPrecondition, lab.ErrExists} {
+	for _, target := range []error{lab.ErrPrecondition, lab.ErrExists, colo.ErrVMExists, pki.ErrExists, pki.ErrNoAuthority, pki.ErrRotating, pki.ErrLooseMode} {
 		if errors.Is(err, target) {
 			return true
 		}
 	}
-	return false
+	return errors.As(err, new(*elsewhereError)) || errors.As(err, new(*ambiguousError))
 }

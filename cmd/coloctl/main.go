@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -35,18 +36,26 @@ func main() {
 // run is the whole program but for its process.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	app, r := newApp(out, errOut)
+	if len(args) > 1 && args[len(args)-1] == completeFlag {
+		r.complete(ctx, app, args[1:len(args)-1], out)
+		return exitOK
+	}
 	err := app.RunContext(ctx, r.reorder(app, args))
-	if err != nil && errors.Is(context.Cause(ctx), lab.ErrInterrupted) {
+	var goesOn *taskError
+	if err != nil && errors.Is(context.Cause(ctx), lab.ErrInterrupted) && !(errors.As(err, &goesOn) && errors.Is(err, lab.ErrInterrupted)) {
 		err = lab.ErrInterrupted // whatever it broke
 	}
 	var exit *lab.ExitError
 	switch {
 	case err == nil, errors.As(err, &exit): // a lab's process has said it already
+	case errors.Is(err, errNotProtected): // the status has said it
 	case errors.Is(err, lab.ErrInterrupted) && lab.Inside(): // its starter says it
+	case errors.Is(err, lab.ErrInterrupted) && goesOn != nil && goesOn.next != "": // what was begun goes on
+		fmt.Fprintf(errOut, "coloctl: %s\n", message(err))
 	case errors.Is(err, lab.ErrInterrupted):
 		fmt.Fprintln(errOut, "coloctl: interrupted")
 	default:
-		fmt.Fprintf(errOut, "coloctl: %v\n", err)
+		fmt.Fprintf(errOut, "coloctl: %s\n", message(err))
 	}
 	return exitCode(err)
 }
@@ -56,7 +65,12 @@ func newApp(out, errOut io.Writer) (*cli.App, rules) {
 	return &cli.App{
 		Name: "coloctl", Usage: "keeps a virtual machine running on two hosts",
 		Writer: out, ErrWriter: errOut, HideVersion: true, HideHelpCommand: true,
-		Commands: []*cli.Command{labCommand(r), versionCommand(r)},
+		Commands: slices.Concat([]*cli.Command{statusCommand(r), vmCommand(r)}, protectionCommands(r), []*cli.Command{
+			eventsCommand(r), historyCommand(r), nodeCommand(r), waitCommand(r), cancelCommand(r), doctorCommand(r), contextCommand(r), pkiCommand(r),
+			labCommand(r), fsmCommand(r), completionCommand(r), manCommand(r), versionCommand(r),
+		}),
+		// An address of a node may hold commas.
+		DisableSliceFlagSeparator: true,
 		// Both decide on exit codes by themselves otherwise, and the first not by what an error wraps.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,

@@ -8,10 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/version"
 )
-
-// version is set by the linker at a release.
-var version = ""
 
 type versionInfo struct {
 	Version  string `json:"version"`
@@ -20,19 +18,13 @@ type versionInfo struct {
 }
 
 func ownVersion() versionInfo {
-	v := versionInfo{Version: version, Go: runtime.Version()}
+	v := versionInfo{Version: version.String(), Go: runtime.Version()}
 	if info, ok := debug.ReadBuildInfo(); ok {
-		if v.Version == "" {
-			v.Version = info.Main.Version
-		}
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				v.Revision = s.Value
 			}
 		}
-	}
-	if v.Version == "" {
-		v.Version = "(devel)"
 	}
 	return v
 }
