@@ -53,8 +53,9 @@ func main() {
 
 // scale says how much is measured.
 type scale struct {
-	turns       int // of what is measured in turns
-	checkpoints int // in a turn
+	turns       int // alone and protected
+	switches    int // of the quickack routes, to off and to on
+	checkpoints int // after each switch
 	attaches    int
 	guests      []machine
 	requests    int // of each kind in a turn
@@ -64,9 +65,9 @@ type scale struct {
 }
 
 var (
-	full = scale{turns: 3, checkpoints: 80, attaches: 3, guests: []machine{{256 << 20, true}, {1 << 30, true}},
+	full = scale{turns: 3, switches: 12, checkpoints: 20, attaches: 3, guests: []machine{{256 << 20, true}, {1 << 30, true}},
 		requests: 200, downloads: 3, download: 32e6, benchTime: "2s"}
-	short = scale{turns: 1, checkpoints: 10, attaches: 1, guests: []machine{{256 << 20, true}}, requests: 20, downloads: 1, download: 4e6, benchTime: "200ms"}
+	short = scale{turns: 1, switches: 2, checkpoints: 10, attaches: 1, guests: []machine{{256 << 20, true}}, requests: 20, downloads: 1, download: 4e6, benchTime: "200ms"}
 )
 
 // parts are what can be measured, in the order of the table.
@@ -130,7 +131,8 @@ func outside(ctx context.Context, args []string) (err error) {
 	}
 	found := map[string][]Group{}
 	if len(o.only) > 1 || qmpResult == nil {
-		if found, err = runInLab(ctx, assets, args); err != nil {
+		// What was measured before something failed is worth showing.
+		if found, err = runInLab(ctx, assets, args); len(found) == 0 && err != nil {
 			return err
 		}
 	}
@@ -139,10 +141,11 @@ func outside(ctx context.Context, args []string) (err error) {
 		r.Groups = append(r.Groups, found[p]...)
 	}
 	r.Load[1], r.Seconds = loadAverage(), time.Since(begun).Seconds()
+	write := r.WriteTable
 	if o.json {
-		return r.WriteJSON(os.Stdout)
+		write = r.WriteJSON
 	}
-	return r.WriteTable(os.Stdout)
+	return errors.Join(err, write(os.Stdout))
 }
 
 func runInLab(ctx context.Context, assets *lab.Assets, args []string) (found map[string][]Group, err error) {
@@ -155,12 +158,14 @@ func runInLab(ctx context.Context, assets *lab.Assets, args []string) (found map
 	if err != nil {
 		return nil, err
 	}
-	if err := lab.Start(ctx, folder, lab.StartOptions{Args: args, Env: []string{env}, Stdout: os.Stderr, Stderr: os.Stderr}); err != nil {
-		return nil, err
+	err = lab.Start(ctx, folder, lab.StartOptions{Args: args, Env: []string{env}, Stdout: os.Stderr, Stderr: os.Stderr})
+	found = map[string][]Group{}
+	text, readErr := os.ReadFile(filepath.Join(folder.Path, resultName))
+	if readErr == nil {
+		readErr = json.Unmarshal(text, &found)
 	}
-	text, err := os.ReadFile(filepath.Join(folder.Path, resultName))
 	if err == nil {
-		err = json.Unmarshal(text, &found)
+		err = readErr // else it is no wonder
 	}
 	return found, err
 }
@@ -177,16 +182,17 @@ func inside(ctx context.Context, args []string) error {
 	}
 	found, err := measure(ctx, lab.Path(), assets, o, os.Stderr)
 	if err != nil {
-		return err
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		err = &lab.ExitError{Code: 1}
 	}
-	text, err := json.Marshal(found)
-	if err != nil {
-		return err
+	text, marshalErr := json.Marshal(found)
+	if marshalErr != nil {
+		return marshalErr
 	}
-	return os.WriteFile(lab.Path(resultName), text, 0o600)
+	return errors.Join(err, os.WriteFile(lab.Path(resultName), text, 0o600))
 }
 
-// measure does what the options say, but for the QMP clients. dir must have a short path: it holds unix sockets.
+// measure does what the options say, but for the QMP clients. After an error it returns what it has. dir must have a short path: it holds unix sockets.
 func measure(ctx context.Context, dir string, assets *lab.Assets, o *options, progress io.Writer) (found map[string][]Group, err error) {
 	begun := time.Now()
 	b, err := newBed(dir, assets, func(format string, args ...any) {
@@ -210,7 +216,7 @@ func measure(ctx context.Context, dir string, assets *lab.Assets, o *options, pr
 			groups, err = b.requests(ctx, o.scale)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p, err)
+			return found, fmt.Errorf("%s: %w", p, err)
 		}
 		found[p] = groups
 	}

@@ -26,7 +26,7 @@ func TestMeasure(t *testing.T) {
 	defer cancel()
 	o := &options{
 		only:  []string{"checkpoint", "protect", "requests"},
-		scale: scale{turns: 1, checkpoints: 3, attaches: 1, guests: []machine{{256 << 20, false}}, requests: 3, downloads: 1, download: 1e6},
+		scale: scale{turns: 1, switches: 1, checkpoints: 3, attaches: 1, guests: []machine{{256 << 20, false}}, requests: 3, downloads: 1, download: 1e6},
 	}
 	found, err := measure(ctx, lab.Path(), tools, o, t.Output())
 	if err != nil {
