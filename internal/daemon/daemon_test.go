@@ -248,11 +248,7 @@ func TestTwoDaemons(t *testing.T) {
 	n2 := s.run("n2")
 	n1.log.await(t, "the peer's daemon answers")
 	n2.log.await(t, "the peer's daemon answers")
-	op, err = c.Protect(ctx, "web", api.ResyncRequest{})
-	must(t, err)
-	if _, err := c.Wait(ctx, op.ID, nil); err != nil {
-		t.Fatal("protect:", err)
-	}
+	// It was asked for once: the daemon goes on with it by itself when the peer is there.
 	awaitStatus(t, c, func(s colo.Status) bool { return s.Verdict.Protected })
 	if st, err := c.Status(ctx, "web", true); err != nil || st.Other == nil || st.Other.State != colo.Secondary {
 		t.Errorf("the other half: %+v %s, %v", st.Other, st.OtherError, err)

@@ -27,8 +27,8 @@ type greeter struct {
 
 // How often the peer is asked.
 const (
-	greetSoon  = 2 * time.Second // while it does not answer
-	greetLater = time.Minute
+	greetSoon  = time.Second // when it does not answer, then ever more seldom
+	greetLater = 30 * time.Second
 	greetLimit = 5 * time.Second
 )
 
@@ -44,10 +44,13 @@ func (g *greeter) last() (ok bool, text string) {
 }
 
 func (g *greeter) run(ctx context.Context) {
+	soon := greetSoon
 	for {
 		wait := greetLater
 		if err := g.ask(ctx); errors.Is(err, colo.ErrPeerUnreachable) {
-			wait = greetSoon
+			wait, soon = soon, min(2*soon, greetLater)
+		} else {
+			soon = greetSoon
 		}
 		select {
 		case <-time.After(wait):
@@ -71,7 +74,7 @@ func (g *greeter) ask(ctx context.Context) error {
 		ok, text = false, strings.Join(diff, "; ")
 	}
 	g.mu.Lock()
-	changed := !g.asked || ok != g.ok || (ok && text != g.text)
+	changed := !g.asked || ok != g.ok || text != g.text
 	g.ok, g.text, g.asked = ok, text, true
 	g.mu.Unlock()
 	switch {
