@@ -47,7 +47,7 @@ func (b *bed) requests(ctx context.Context, o scale) (gs []Group, err error) {
 	gs = []Group{
 		group("HTTP request, a new connection each", alone.fresh, protected.fresh),
 		group("HTTP request on a kept connection", alone.kept, protected.kept),
-		group("HTTP request that the guest writes to disk", alone.writes, protected.writes),
+		group("HTTP request with a write to disk", alone.writes, protected.writes),
 		{Name: fmt.Sprintf("HTTP download of %d MB", o.download/1e6), Left: "alone", Right: "protected", Note: fmt.Sprintf("medians of %d each", len(alone.download)),
 			Rows: rows("throughput,", "MB/s", alone.download, protected.download, 0.5)},
 	}

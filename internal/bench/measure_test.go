@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/lab"
@@ -31,6 +34,13 @@ func TestMeasure(t *testing.T) {
 	found, err := measure(ctx, lab.Path(), tools, o, t.Output())
 	if err != nil {
 		t.Fatal(err)
+	}
+	var table strings.Builder
+	must(t, (&Report{Groups: slices.Concat(slices.Collect(maps.Values(found))...)}).WriteTable(&table))
+	for line := range strings.Lines(table.String()) {
+		if utf8.RuneCountInString(line) > 81 {
+			t.Errorf("wider than 80 columns: %s", line)
+		}
 	}
 	for _, part := range o.only {
 		if len(found[part]) == 0 {
