@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/internal/recordfile"
 )
 
 // Errors of a witness that was asked and has answered.
@@ -28,13 +29,13 @@ var (
 // Errors of a store.
 var (
 	// ErrCorrupt is returned for a file that isn't what this package wrote. It was not changed.
-	ErrCorrupt = errors.New("witness file damaged")
+	ErrCorrupt = recordfile.ErrCorrupt
 
 	// ErrNewerSchema is returned for a file that a newer version wrote.
-	ErrNewerSchema = errors.New("witness file written by a newer version")
+	ErrNewerSchema = recordfile.ErrNewerSchema
 
 	// ErrLocked is returned while another process has the file open.
-	ErrLocked = errors.New("witness file in use")
+	ErrLocked = recordfile.ErrLocked
 
 	// ErrStopped is returned after a write failed in a way that leaves open what is on the disk. Only a restart, which
 	// reads the file anew, makes the store usable again.

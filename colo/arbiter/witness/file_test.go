@@ -9,6 +9,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/internal/recordfile"
 )
 
 func filled(t *testing.T) string {
@@ -49,12 +50,12 @@ func TestBadFiles(t *testing.T) {
 		"truncated": {func(_ *testing.T, p string) error { return os.Truncate(p, 8192) }, ErrCorrupt},
 		"text":      {func(_ *testing.T, p string) error { return os.WriteFile(p, []byte("hello, hello, hello"), 0o600) }, ErrCorrupt},
 		"another bbolt file": {func(t *testing.T, p string) error {
-			edit(t, p, func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketMeta) })
+			edit(t, p, func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte("meta")) })
 			return nil
 		}, ErrCorrupt},
 		"a changed digit": {func(t *testing.T, p string) error {
 			edit(t, p, func(tx *bolt.Tx) error {
-				b := tx.Bucket(bucketRecords)
+				b := tx.Bucket(recordfile.Records)
 				raw := append([]byte(nil), b.Get([]byte("vm"))...)
 				for i := len(raw) - 1; ; i-- {
 					if raw[i] == '1' {
@@ -67,14 +68,14 @@ func TestBadFiles(t *testing.T) {
 		}, ErrCorrupt},
 		"a record under another key": {func(t *testing.T, p string) error {
 			edit(t, p, func(tx *bolt.Tx) error {
-				b := tx.Bucket(bucketRecords)
+				b := tx.Bucket(recordfile.Records)
 				return b.Put([]byte("vm2"), append([]byte(nil), b.Get([]byte("vm"))...))
 			})
 			return nil
 		}, ErrCorrupt},
 		"a newer schema": {func(t *testing.T, p string) error {
 			edit(t, p, func(tx *bolt.Tx) error {
-				return put(tx.Bucket(bucketMeta), keyMeta, meta{Schema: Schema + 1, Kind: kindWitness, Instance: "x"})
+				return recordfile.Put(tx.Bucket([]byte("meta")), []byte("file"), recordfile.Meta{Schema: recordfile.Schema + 1, Kind: kindWitness, Instance: "x"})
 			})
 			return nil
 		}, ErrNewerSchema},

@@ -6,6 +6,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/internal/recordfile"
 )
 
 // page is what a node must remember about a VM between two witnesses. What it says was synced before anything that follows from it was sent
@@ -74,9 +75,9 @@ func (p *page) follow(ans answer) bool {
 type ledger struct{ db *bolt.DB }
 
 func openLedger(path string) (*ledger, error) {
-	db, _, err := openFile(path, kindLedger, func(k, raw []byte) error {
+	db, _, err := recordfile.Open(path, kindLedger, func(k, raw []byte) error {
 		var p page
-		return decode(k, raw, &p)
+		return recordfile.Decode(k, raw, &p)
 	})
 	if err != nil {
 		return nil, err
@@ -86,23 +87,23 @@ func openLedger(path string) (*ledger, error) {
 
 func (l *ledger) load(vm string) (p page, found bool, err error) {
 	err = l.db.View(func(tx *bolt.Tx) (err error) {
-		found, err = get(tx.Bucket(bucketRecords), []byte(vm), &p)
+		found, err = recordfile.Get(tx.Bucket(recordfile.Records), []byte(vm), &p)
 		return err
 	})
 	return p, found, err
 }
 
 func (l *ledger) save(vm string, p page) error {
-	return l.db.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(bucketRecords), []byte(vm), p) })
+	return l.db.Update(func(tx *bolt.Tx) error { return recordfile.Put(tx.Bucket(recordfile.Records), []byte(vm), p) })
 }
 
 func (l *ledger) drop(vm string) error {
-	return l.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketRecords).Delete([]byte(vm)) })
+	return l.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(recordfile.Records).Delete([]byte(vm)) })
 }
 
 func (l *ledger) vms() (out []string, err error) {
 	err = l.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketRecords).ForEach(func(k, _ []byte) error {
+		return tx.Bucket(recordfile.Records).ForEach(func(k, _ []byte) error {
 			out = append(out, string(k))
 			return nil
 		})

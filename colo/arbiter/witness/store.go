@@ -12,6 +12,13 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/internal/recordfile"
+)
+
+// Kinds of this package's files.
+const (
+	kindWitness = "witness"
+	kindLedger  = "ledger"
 )
 
 // Store is a witness's file.
@@ -27,9 +34,9 @@ type Store struct {
 
 // Open opens the file, making it if it isn't there (never its folder), and reads all of it.
 func Open(path string) (*Store, error) {
-	db, m, err := openFile(path, kindWitness, func(k, raw []byte) error {
+	db, m, err := recordfile.Open(path, kindWitness, func(k, raw []byte) error {
 		var e entry
-		return decode(k, raw, &e)
+		return recordfile.Decode(k, raw, &e)
 	})
 	if err != nil {
 		return nil, err
@@ -66,9 +73,9 @@ func (s *Store) each(do func(vm string, e *entry)) error {
 		return err
 	}
 	err := s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketRecords).ForEach(func(k, raw []byte) error {
+		return tx.Bucket(recordfile.Records).ForEach(func(k, raw []byte) error {
 			var e entry
-			if err := decode(k, raw, &e); err != nil {
+			if err := recordfile.Decode(k, raw, &e); err != nil {
 				return s.stop(err)
 			}
 			do(string(k), &e)
@@ -124,9 +131,9 @@ func (s *Store) do(vm string, req request, caller, call string, attempt int, gon
 			return answer{}, err
 		}
 	}
-	b := tx.Bucket(bucketRecords)
+	b := tx.Bucket(recordfile.Records)
 	var e entry
-	if _, err := get(b, []byte(vm), &e); err != nil {
+	if _, err := recordfile.Get(b, []byte(vm), &e); err != nil {
 		return answer{}, s.stop(err)
 	}
 	ans, changed, err := e.apply(req, caller, s.instance)
@@ -137,7 +144,7 @@ func (s *Store) do(vm string, req request, caller, call string, attempt int, gon
 	if e.empty() {
 		err = b.Delete([]byte(vm))
 	} else {
-		err = put(b, []byte(vm), e)
+		err = recordfile.Put(b, []byte(vm), e)
 	}
 	if err == nil {
 		err = tx.Commit()

@@ -1,4 +1,9 @@
-package witness
+// Package recordfile keeps small JSON values in a bbolt file of one kind, with checksums and a versioned schema. It is what the arbiters that keep
+// their own records have in common.
+//
+// A file appears whole or not at all, is read entirely before it can be written to, and is never repaired. The caller's transactions
+// are bbolt's: what Update returned nil for is synced.
+package recordfile
 
 import (
 	"crypto/rand"
@@ -20,46 +25,55 @@ import (
 // Schema of the files. A newer one is refused; there is no older one.
 const Schema = 1
 
-const (
-	kindWitness = "witness"
-	kindLedger  = "ledger"
-)
-
+// Errors of Open.
 var (
-	bucketMeta    = []byte("meta")
-	bucketRecords = []byte("records")
-	keyMeta       = []byte("file")
+	// ErrCorrupt is returned for a file that isn't what this package wrote. It was not changed. Get returns it too.
+	ErrCorrupt = errors.New("record file damaged")
+
+	// ErrNewerSchema is returned for a file that a newer version wrote.
+	ErrNewerSchema = errors.New("record file written by a newer version")
+
+	// ErrLocked is returned while another process has the file open.
+	ErrLocked = errors.New("record file in use")
 )
 
-type meta struct {
+// Buckets of the file. Records is the caller's, for values written with [Put].
+var (
+	bucketMeta = []byte("meta")
+	keyMeta    = []byte("file")
+	Records    = []byte("records")
+)
+
+// Meta says what a file is.
+type Meta struct {
 	Schema   int       `json:"schema"`
 	Kind     string    `json:"kind"`
 	Instance string    `json:"instance"`
 	Created  time.Time `json:"created"`
 }
 
-// openFile opens a bbolt file of this package, making it if it isn't there, and checks all of it before it can be written to.
-func openFile(path, kind string, check func(key, raw []byte) error) (*bolt.DB, meta, error) {
+// Open opens a bbolt file of the given kind, making it if it isn't there, and checks all of it before it can be written to.
+func Open(path, kind string, check func(key, raw []byte) error) (*bolt.DB, Meta, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createFile(path, kind); err != nil {
-			return nil, meta{}, err
+			return nil, Meta{}, err
 		}
 	}
 	if fi, err := os.Stat(path); err != nil {
-		return nil, meta{}, err
+		return nil, Meta{}, err
 	} else if fi.Size() == 0 {
-		return nil, meta{}, fmt.Errorf("%w: %s is empty", ErrCorrupt, path) // bbolt would make a new one of it
+		return nil, Meta{}, fmt.Errorf("%w: %s is empty", ErrCorrupt, path) // bbolt would make a new one of it
 	}
 	ro, err := openBolt(path, true)
 	if err != nil {
-		return nil, meta{}, err
+		return nil, Meta{}, err
 	}
 	m, err := inspect(ro, kind, check)
 	if cerr := ro.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return nil, meta{}, fmt.Errorf("%s: %w", path, err)
+		return nil, Meta{}, fmt.Errorf("%s: %w", path, err)
 	}
 	db, err := openBolt(path, false)
 	return db, m, err
@@ -108,7 +122,7 @@ func createFile(path, kind string) error {
 		return err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucket(bucketRecords)
+		b, err := tx.CreateBucket(Records)
 		if err != nil {
 			return err
 		}
@@ -119,10 +133,10 @@ func createFile(path, kind string) error {
 		if b, err = tx.CreateBucket(bucketMeta); err != nil {
 			return err
 		}
-		return put(b, keyMeta, meta{Schema: Schema, Kind: kind, Instance: rand.Text(), Created: time.Now().UTC().Round(0)})
+		return Put(b, keyMeta, Meta{Schema: Schema, Kind: kind, Instance: rand.Text(), Created: time.Now().UTC().Round(0)})
 	})
 	if err == nil {
-		err = db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketRecords).Delete([]byte("reserve")) })
+		err = db.Update(func(tx *bolt.Tx) error { return tx.Bucket(Records).Delete([]byte("reserve")) })
 	}
 	if cerr := db.Close(); err == nil {
 		err = cerr
@@ -140,7 +154,7 @@ func createFile(path, kind string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func inspect(db *bolt.DB, kind string, check func(key, raw []byte) error) (m meta, err error) {
+func inspect(db *bolt.DB, kind string, check func(key, raw []byte) error) (m Meta, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -154,10 +168,10 @@ func inspect(db *bolt.DB, kind string, check func(key, raw []byte) error) (m met
 			return fmt.Errorf("%w: %d bytes long instead of %d", ErrCorrupt, fi.Size(), tx.Size())
 		}
 		b := tx.Bucket(bucketMeta)
-		if b == nil || tx.Bucket(bucketRecords) == nil {
+		if b == nil || tx.Bucket(Records) == nil {
 			return fmt.Errorf("%w: a bbolt file, but not ours", ErrCorrupt)
 		}
-		if found, err := get(b, keyMeta, &m); err != nil {
+		if found, err := Get(b, keyMeta, &m); err != nil {
 			return err
 		} else if !found {
 			return fmt.Errorf("%w: it doesn't say what it is", ErrCorrupt)
@@ -169,7 +183,7 @@ func inspect(db *bolt.DB, kind string, check func(key, raw []byte) error) (m met
 			return fmt.Errorf("%w: it is a %q of schema %d, not a %q", ErrCorrupt, m.Kind, m.Schema, kind)
 		}
 		// Before bbolt's own check, which works in a goroutine where a fault can't be caught.
-		if err := tx.Bucket(bucketRecords).ForEach(check); err != nil {
+		if err := tx.Bucket(Records).ForEach(check); err != nil {
 			return err
 		}
 		var bad error
@@ -192,7 +206,8 @@ func sum(key, value []byte) string {
 	return fmt.Sprintf("%08x ", h.Sum32())
 }
 
-func put(b *bolt.Bucket, key []byte, v any) error {
+// Put encodes a value with its checksum.
+func Put(b *bolt.Bucket, key []byte, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -200,15 +215,17 @@ func put(b *bolt.Bucket, key []byte, v any) error {
 	return b.Put(key, append([]byte(sum(key, raw)), raw...))
 }
 
-func get(b *bolt.Bucket, key []byte, v any) (found bool, err error) {
+// Get decodes a value, if there is one.
+func Get(b *bolt.Bucket, key []byte, v any) (found bool, err error) {
 	raw := b.Get(key)
 	if raw == nil {
 		return false, nil
 	}
-	return true, decode(key, raw, v)
+	return true, Decode(key, raw, v)
 }
 
-func decode(key, raw []byte, v any) error {
+// Decode is Get for a value at hand.
+func Decode(key, raw []byte, v any) error {
 	const n = 9
 	if len(raw) < n || !strings.HasPrefix(string(raw), sum(key, raw[n:])) {
 		return fmt.Errorf("%w: checksum of %q", ErrCorrupt, key)
