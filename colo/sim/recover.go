@@ -37,7 +37,7 @@ func settled(s [2]colo.Status) bool {
 				return false
 			}
 		case colo.Protected:
-			if s[1-i].State != colo.Secondary {
+			if s[1-i].State != colo.Secondary && s[1-i].State != colo.Failed {
 				return false
 			}
 		case colo.Secondary:
@@ -70,7 +70,7 @@ func describe(s [2]colo.Status) string {
 func (r *run) settle() ([2]colo.Status, bool) {
 	var last [2]colo.Status
 	var since time.Time
-	ok := r.until(45*time.Second, func() bool {
+	ok := r.untilEvery(45*time.Second, 150*time.Millisecond, func() bool {
 		s, ok := r.states()
 		if !ok || !settled(s) {
 			since = time.Time{}
@@ -80,7 +80,7 @@ func (r *run) settle() ([2]colo.Status, bool) {
 		if since.IsZero() || s[0].State != last[0].State || s[1].State != last[1].State {
 			since, last = time.Now(), s
 		}
-		return time.Since(since) > 1500*time.Millisecond
+		return time.Since(since) > 1200*time.Millisecond
 	})
 	if !ok && !r.w.broke() {
 		r.fail("the nodes don't come to rest: %s", describe(last))
@@ -104,8 +104,20 @@ func (r *run) recover() {
 	n := r.w.hosts[runs].node()
 	ctx, cancel := context.WithTimeout(r.ctx, 30*time.Second)
 	defer cancel()
+	if s[1-runs].State == colo.Failed { // for a person
+		r.w.mu.Lock()
+		r.w.tally.Failed++
+		r.w.mu.Unlock()
+		return
+	}
 	if s[runs].State != colo.Protected {
-		if err := n.Protect(ctx, vm, colo.ProtectOptions{}); err != nil {
+		err := n.Protect(ctx, vm, colo.ProtectOptions{})
+		for range 2 {
+			if err != nil { // a call of before may have arrived late; but not for ever
+				err = n.Protect(ctx, vm, colo.ProtectOptions{})
+			}
+		}
+		if err != nil {
 			r.fail("n%d can't be protected although all is well: %v", runs+1, err)
 			return
 		}

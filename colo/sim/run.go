@@ -151,6 +151,7 @@ func (r *run) play() {
 	}
 	w.tell("=", "everything is mended")
 	w.mendAll()
+	r.asked.Wait() // operators have patience, but not for ever
 	r.recover()
 }
 
@@ -186,7 +187,12 @@ func (r *run) wait(s Step) {
 
 // until waits for something to become true. It looks now and then: what it looks at tells nobody of changes.
 func (r *run) until(d time.Duration, ok func() bool) bool {
-	for end := time.Now().Add(d); ; time.Sleep(20 * time.Millisecond) {
+	return r.untilEvery(d, 20*time.Millisecond, ok)
+}
+
+func (r *run) untilEvery(d, every time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(d); ; {
+		time.Sleep(every + time.Microsecond)
 		if ok() {
 			return true
 		}
@@ -201,6 +207,7 @@ func (r *run) end() {
 	w := r.w
 	r.stop()
 	w.mu.Lock()
+	w.over = true
 	w.lan.end()
 	for _, h := range w.hosts {
 		for h.stopped > 0 {

@@ -1,41 +1,91 @@
 package sim
 
 import (
-	"flag"
-	"runtime/debug"
+	"fmt"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 )
 
-var (
-	seeds = flag.Uint64("sim.n", 300, "schedules")
-	first = flag.Uint64("sim.seed", 1, "first seed")
-	tell  = flag.Bool("sim.story", false, "print the story of the first seed")
-)
-
+// TestSchedules plays random schedules. A seed that breaks a promise is printed as a story that is as short as can be.
+//
+// Play a seed again with -run TestSchedules -sim.seed N -sim.story; many with -sim.n 100000 or -sim.for 10m.
 func TestSchedules(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(800))
-	begun := time.Now()
-	var virtual time.Duration
-	var tally Tally
-	bad := 0
-	for seed := *first; seed < *first+*seeds; seed++ {
-		s := Generate(seed)
-		r := Run(t, s, *tell)
-		virtual += r.Took
-		tally.Failovers += r.Tally.Failovers
-		tally.Refused += r.Tally.Refused
-		tally.Failed += r.Tally.Failed
-		tally.Unattended += r.Tally.Unattended
-		tally.Restarts += r.Tally.Restarts
-		if *tell {
-			t.Log(Tell(s, r))
-		}
-		if r.Violation != nil {
-			bad++
-			t.Errorf("seed %d: %v", seed, r.Violation)
+	begin, n, d := *first, *count, *length
+	if begin == 0 {
+		begin = uint64(time.Now().Unix()) << 20
+		if testing.Short() {
+			begin = 1
 		}
 	}
-	took := time.Since(begun)
-	t.Logf("%d schedules in %s, %.0f/s, %s of virtual time each, %d bad, %+v", *seeds, took, float64(*seeds)/took.Seconds(), virtual/time.Duration(*seeds), bad, tally)
+	if *tell {
+		printStory(t, Generate(begin))
+		return
+	}
+	if n > 0 {
+		d = 0
+	} else if testing.Short() {
+		d = min(d, 3*time.Second)
+	}
+	began := time.Now()
+	f := play(t, "", begin, n, d, func(f *found) bool { return len(f.bad) > 20 })
+	took := time.Since(began)
+	t.Logf("%d schedules from seed %d in %s, %.0f a second; %+v", f.played, begin, took.Round(time.Millisecond), float64(f.played)/took.Seconds(), f.tally)
+	for _, text := range f.died {
+		t.Error(text)
+	}
+	var bad []uint64
+	for seed := range f.bad {
+		bad = append(bad, seed)
+	}
+	slices.Sort(bad)
+	for i, seed := range bad {
+		t.Errorf("seed %d: %v", seed, f.bad[seed])
+		if i < 3 {
+			printStory(t, Shrink(t, Generate(seed), f.bad[seed].Rule))
+		}
+	}
+	if f.played == 0 && len(bad) == 0 {
+		t.Error("nothing was played")
+	}
+}
+
+func printStory(t *testing.T, s Schedule) {
+	t.Helper()
+	r := Run(t, s, true)
+	t.Log("\n" + Tell(s, r))
+	if r.Violation != nil {
+		t.Errorf("seed %d: %v", s.Seed, r.Violation)
+	}
+}
+
+// TestSameStory checks that a seed has one story.
+func TestSameStory(t *testing.T) {
+	n := 40
+	if testing.Short() {
+		n = 10
+	}
+	stories := func(seed uint64) []Line {
+		r := Run(t, Generate(seed), true)
+		return sorted(r.Story)
+	}
+	for seed := uint64(1); seed <= uint64(n); seed++ {
+		a, b := stories(seed), stories(seed)
+		if reflect.DeepEqual(a, b) {
+			continue
+		}
+		i := 0
+		for i < min(len(a), len(b)) && a[i] == b[i] {
+			i++
+		}
+		t.Errorf("seed %d has two stories, from line %d of %d and %d:\n%v\n%v", seed, i, len(a), len(b), at(a, i), at(b, i))
+	}
+}
+
+func at(lines []Line, i int) string {
+	if i < len(lines) {
+		return fmt.Sprint(lines[i])
+	}
+	return "the end"
 }

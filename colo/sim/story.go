@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,13 +19,7 @@ func Tell(s Schedule, r Result) string {
 	for _, st := range s.Steps {
 		fmt.Fprintf(&b, "  %s\n", st)
 	}
-	lines := slices.Clone(r.Story)
-	slices.SortStableFunc(lines, func(a, b Line) int {
-		if a.At != b.At {
-			return int(a.At - b.At)
-		}
-		return strings.Compare(a.Who, b.Who)
-	})
+	lines := sorted(r.Story)
 	for _, l := range lines {
 		fmt.Fprintf(&b, "%10.3f ms %-7s %s\n", float64(l.At)/float64(time.Millisecond), l.Who, l.Text)
 	}
@@ -32,4 +27,13 @@ func Tell(s Schedule, r Result) string {
 		fmt.Fprintf(&b, "BROKEN after %s: %s\n", r.Violation.At.Round(time.Microsecond), r.Violation)
 	}
 	return b.String()
+}
+
+// sorted puts what happened at one instant into an order.
+func sorted(lines []Line) []Line {
+	lines = slices.Clone(lines)
+	slices.SortStableFunc(lines, func(a, b Line) int {
+		return cmp.Or(cmp.Compare(a.At, b.At), strings.Compare(a.Who, b.Who), strings.Compare(a.Text, b.Text))
+	})
+	return lines
 }

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +37,7 @@ type World struct {
 	fails    map[opKind]int // operations that are to fail, how many times
 
 	storeFailed bool // a write was made to fail: those that build on it fail too
+	over        bool // nothing that happens now counts
 	story       bool
 	lines       []Line
 	violation   *Violation
@@ -58,6 +58,15 @@ type Tally struct {
 	Failovers, Refused, Failed, Unattended, Restarts int
 }
 
+// Add adds what was counted elsewhere.
+func (t *Tally) Add(o Tally) {
+	t.Failovers += o.Failovers
+	t.Refused += o.Refused
+	t.Failed += o.Failed
+	t.Unattended += o.Unattended
+	t.Restarts += o.Restarts
+}
+
 // Violation is a broken promise.
 type Violation struct {
 	Rule string // one of the rules of the package comment
@@ -68,25 +77,49 @@ type Violation struct {
 func (v *Violation) Error() string { return fmt.Sprintf("%s: %s", v.Rule, v.Text) }
 
 type event struct {
-	at  time.Time
+	at  time.Duration // since the start
 	seq uint64
 	do  func()
 }
 
+func (e *event) before(o *event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
+
+// queue is a heap: container/heap would allocate for every event.
 type queue []event
 
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].seq < q[j].seq
+func (q *queue) push(e event) {
+	*q = append(*q, e)
+	h := *q
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h[i].before(&h[up]) {
+			return
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
 }
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *queue) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*q = old[:len(old)-1]
-	return e
+
+func (q *queue) pop() event {
+	h := *q
+	first, n := h[0], len(h)-1
+	h[0], h[n] = h[n], event{}
+	h = h[:n]
+	*q = h
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= n {
+			return first
+		}
+		if c+1 < n && h[c+1].before(&h[c]) {
+			c++
+		}
+		if !h[c].before(&h[i]) {
+			return first
+		}
+		h[i], h[c] = h[c], h[i]
+		i = c
+	}
 }
 
 func newWorld(seed uint64, links int, story bool) *World {
@@ -108,14 +141,14 @@ func (w *World) run() {
 	for {
 		w.mu.Lock()
 		w.inLoop = true
-		now := time.Now()
-		for len(w.queue) > 0 && !w.queue[0].at.After(now) {
-			heap.Pop(&w.queue).(event).do()
+		now := w.now()
+		for len(w.queue) > 0 && w.queue[0].at <= now {
+			w.queue.pop().do()
 		}
 		w.inLoop = false
 		next := time.Hour
 		if len(w.queue) > 0 {
-			next = w.queue[0].at.Sub(now)
+			next = w.queue[0].at - now
 		}
 		w.mu.Unlock()
 		timer.Reset(next)
@@ -131,9 +164,8 @@ func (w *World) run() {
 // in does something after d. The caller holds mu, and so will do.
 func (w *World) in(d time.Duration, do func()) {
 	w.seq++
-	e := event{time.Now().Add(d), w.seq, do}
-	heap.Push(&w.queue, e)
-	if !w.inLoop && w.queue[0].seq == e.seq {
+	w.queue.push(event{w.now() + d, w.seq, do})
+	if !w.inLoop && w.queue[0].seq == w.seq {
 		select {
 		case w.kick <- struct{}{}:
 		default:
@@ -194,7 +226,7 @@ func (w *World) now() time.Duration { return time.Since(w.start) }
 
 // say adds a line to the story.
 func (w *World) say(who, format string, args ...any) {
-	if w.story {
+	if w.story && !w.over {
 		w.lines = append(w.lines, Line{w.now(), who, fmt.Sprintf(format, args...)})
 	}
 }
@@ -212,7 +244,7 @@ func (w *World) tell(who, format string, args ...any) {
 func (w *World) broken(rule, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.say("!", "%s: %s", rule, text)
-	if w.violation == nil {
+	if w.violation == nil && !w.over {
 		w.violation = &Violation{rule, text, w.now()}
 	}
 }

@@ -1,0 +1,169 @@
+package sim
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	count  = flag.Int("sim.n", 0, "schedules to play; 0 is as many as fit into -sim.for")
+	length = flag.Duration("sim.for", 12*time.Second, "time to play schedules")
+	first  = flag.Uint64("sim.seed", 0, "first seed; 0 is one that follows from the clock, or 1 in short tests")
+	tell   = flag.Bool("sim.story", false, "print the story of the first seed, in this process")
+	shards = flag.Int("sim.shards", runtime.NumCPU(), "processes")
+)
+
+// A shard is a process that plays every so many-th seed with one thread: that makes the order in which goroutines run at one instant the same
+// each time, and a bubble that deadlocks ends only its own process.
+const shardEnv = "COLOCTL_SIM_SHARD"
+
+type shard struct {
+	First uint64
+	Step  uint64
+	N     int // 0: until the end
+	For   time.Duration
+}
+
+// report is a line of what a shard prints.
+type report struct {
+	Begun     uint64     `json:",omitempty"` // seed that is being played
+	Seed      uint64     `json:",omitempty"` // of a violation
+	Violation *Violation `json:",omitempty"`
+	Played    int        `json:",omitempty"` // at the end
+	Tally     Tally
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(shardEnv) != "" {
+		runtime.GOMAXPROCS(1)
+		debug.SetGCPercent(1000)
+	}
+	os.Exit(m.Run())
+}
+
+// TestShard is the shard's side of play.
+func TestShard(t *testing.T) {
+	text := os.Getenv(shardEnv)
+	if text == "" {
+		t.Skip("only in processes that other tests start")
+	}
+	var s shard
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		t.Fatal(err)
+	}
+	pipe := os.NewFile(3, "reports")
+	out := bufio.NewWriter(pipe)
+	enc := json.NewEncoder(out)
+	say := func(r report) {
+		if err := enc.Encode(r); err != nil {
+			t.Fatal(err)
+		}
+		if err := out.Flush(); err != nil {
+			os.Exit(0) // nobody listens any more: enough was found
+		}
+	}
+	begun := time.Now()
+	var total Tally
+	played := 0
+	for seed := s.First; s.N == 0 || played < s.N; seed += s.Step {
+		if s.For > 0 && time.Since(begun) > s.For {
+			break
+		}
+		if played%64 == 0 {
+			say(report{Begun: seed})
+		}
+		r := Run(t, Generate(seed), false)
+		total.Add(r.Tally)
+		if r.Violation != nil {
+			say(report{Seed: seed, Violation: r.Violation})
+		}
+		played++
+	}
+	say(report{Played: played, Tally: total})
+}
+
+// found is what shards have reported.
+type found struct {
+	mu     sync.Mutex
+	bad    map[uint64]*Violation
+	played int
+	tally  Tally
+	died   []string
+}
+
+// play plays schedules in several processes, with the given binary or this one. It ends early when enough is true.
+func play(t *testing.T, binary string, begin uint64, n int, d time.Duration, enough func(*found) bool) *found {
+	t.Helper()
+	if binary == "" {
+		binary = os.Args[0]
+	}
+	f := &found{bad: map[uint64]*Violation{}}
+	var wg sync.WaitGroup
+	for i := range *shards {
+		s := shard{First: begin + uint64(i), Step: uint64(*shards), For: d}
+		if n > 0 {
+			s.N = (n + *shards - 1 - i) / *shards
+			if s.N == 0 {
+				continue
+			}
+		}
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var words bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), binary, "-test.run=^TestShard$", "-test.timeout=0")
+		cmd.Env = append(os.Environ(), shardEnv+"="+string(text), "GOMAXPROCS=1")
+		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{w}, &words, &words
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Close()
+		wg.Go(func() {
+			defer r.Close()
+			f.listen(r, func() bool { return enough != nil && enough(f) })
+			if err := cmd.Wait(); err != nil && !strings.Contains(words.String(), "broken pipe") {
+				f.mu.Lock()
+				f.died = append(f.died, fmt.Sprintf("shard %s: %v\n%s", text, err, words.String()))
+				f.mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return f
+}
+
+func (f *found) listen(r *os.File, enough func() bool) {
+	for dec := json.NewDecoder(r); ; {
+		var rep report
+		if err := dec.Decode(&rep); err != nil {
+			return
+		}
+		f.mu.Lock()
+		if rep.Violation != nil {
+			f.bad[rep.Seed] = rep.Violation
+		}
+		f.played += rep.Played
+		f.tally.Add(rep.Tally)
+		stop := enough()
+		f.mu.Unlock()
+		if stop {
+			return
+		}
+	}
+}
