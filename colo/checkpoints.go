@@ -60,6 +60,13 @@ func (c *checkpoints) reset() {
 	c.mu.Unlock()
 }
 
+// running is when the checkpoint that goes on began; zero if none does.
+func (c *checkpoints) running() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.begin
+}
+
 func (c *checkpoints) stats() CheckpointStats {
 	c.mu.Lock()
 	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Enter: c.enter}

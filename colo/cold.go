@@ -70,7 +70,7 @@ var (
 	heldSet   = func(f coldFacts) any { return f.held.Members }
 	theirGen  = func(f coldFacts) any { return f.there.Generation }
 	stillWait = func(f coldFacts) any { return (f.order - f.waited).Round(time.Second) }
-	alone     = func(f coldFacts) bool { return slices.Equal(f.rec.Members, []string{f.me}) }
+	alone     = func(f coldFacts) bool { return aloneIn(f.rec, f.me) }
 	member    = func(f coldFacts) bool { return slices.Contains(f.rec.Members, f.me) }
 	primary   = func(f coldFacts) bool { return f.rec.Role == state.RolePrimary }
 	unasked   = func(f coldFacts) bool { return f.answer == noArbiter || f.answer == silentArbiter }

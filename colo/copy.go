@@ -26,7 +26,7 @@ type NICPorts struct {
 
 // CopyEvent is something the QEMU of a copy does by itself.
 type CopyEvent struct {
-	Kind EventKind // Exited, Hung, ColoStarted, ChannelLost, GuestShutdown
+	Kind EventKind // Exited, Hung, ColoStarted, ChannelLost, DiskFailed, GuestShutdown
 	Text string    // what exactly, for people
 	Time time.Time
 }
@@ -64,8 +64,6 @@ type Copy interface {
 	Cut(ctx context.Context) error
 	// Cont starts the guest of a copy that was launched paused.
 	Cont(ctx context.Context) error
-	// Pause stops the guest and waits until all its writes have reached every disk.
-	Pause(ctx context.Context) error
 	// Powerdown asks the guest to shut down and waits until it has. Kill ends QEMU at once and waits for its end.
 	Powerdown(ctx context.Context) error
 	Kill(ctx context.Context) error
@@ -117,6 +115,8 @@ type Launcher interface {
 	Launch(ctx context.Context, r LaunchRequest) (Copy, error)
 	// Attach takes over a copy that an earlier run of the node has launched. It returns nil without an error when that has ended meanwhile.
 	Attach(ctx context.Context, s *Spec, i state.Instance) (Copy, View, error)
+	// End ends a copy that could not be taken over, if it still runs.
+	End(ctx context.Context, s *Spec, i state.Instance) error
 	// Clear removes what a copy that has ended leaves: taps, sockets, overlays. It never touches disks.
 	Clear(ctx context.Context, s *Spec) error
 	// Remove deletes the VM's folder and, when asked, its images.

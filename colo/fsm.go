@@ -52,15 +52,17 @@ const (
 	PeerDead      EventKind = "peer-dead"      // proof: the peer's node says that its copy is dead
 	Exited        EventKind = "exited"         // the QEMU here has ended
 	Hung          EventKind = "hung"           // the QEMU here does not answer
+	DiskFailed    EventKind = "disk-failed"    // a write to a disk of this node failed
 	GuestShutdown EventKind = "guest-shutdown" // the guest has switched itself off
 
 	// Ends of plans.
-	Done      EventKind = "done"
-	PlanError EventKind = "plan-error" // failed and undone
-	Lost      EventKind = "lost"       // the arbiter lets another copy go on
-	Undecided EventKind = "undecided"  // the arbiter can't be asked
-	Revived   EventKind = "revived"    // checkpoints go on after all
-	CopyDead  EventKind = "copy-dead"  // this node's own copy turned out to be unable to go on
+	Done       EventKind = "done"
+	PlanError  EventKind = "plan-error"  // failed and undone
+	Lost       EventKind = "lost"        // the arbiter lets another copy go on
+	Undecided  EventKind = "undecided"   // the arbiter can't be asked
+	UndoFailed EventKind = "undo-failed" // failed, and something of it is left
+	Revived    EventKind = "revived"     // checkpoints go on after all
+	CopyDead   EventKind = "copy-dead"   // this node's own copy turned out to be unable to go on
 )
 
 // Transition is one row of the state machine.
@@ -91,6 +93,7 @@ const same State = ""
 const (
 	guardSilent    = "replication-silent" // the checkpoint that was due has not ended
 	guardWhole     = "current-and-whole"  // this node alone is current, and no disk here is incomplete
+	guardNoQEMU    = "no-qemu"            // no QEMU of the VM is known to run here
 	guardSecondary = "was-secondary"      // this copy was the secondary before the arbitration
 )
 
@@ -99,7 +102,8 @@ var (
 	upon  = func(e ...EventKind) []EventKind { return e }
 	table = expand([]row{
 		// Alone.
-		{on(Stopped, Outdated, Failed), upon(ReqStart), "", Starting, planStart, false, "a copy starts only with the arbiter's word"},
+		{on(Stopped, Outdated), upon(ReqStart), "", Starting, planStart, false, "a copy starts only with the arbiter's word"},
+		{on(Failed), upon(ReqStart), guardNoQEMU, Starting, planStart, false, "a person tries again"},
 		{on(Starting), upon(Done), "", Solo, "", false, "the guest runs, alone"},
 		{on(Starting), upon(PlanError, Undecided), "", Stopped, "", false, "the start was undone"},
 		{on(Starting), upon(Lost), "", Outdated, "", false, "another copy is newer"},
@@ -118,6 +122,8 @@ var (
 		{on(Attaching), upon(Done), "", Protected, "", false, "COLO is proven and the arbiter knows both copies"},
 		{on(Syncing, Attaching), upon(ReqUnprotect, ChannelLost, PeerLost, PeerDead, Hung), "", same, "", true, "protection is not reached; the guest goes on alone"},
 		{on(Syncing, Attaching), upon(PlanError), "", Solo, "", false, "undone: the guest runs on as before"},
+		{on(Syncing, Attaching), upon(UndoFailed), "", Arbitrating, planClaim, false, "what is left of replication is taken down like after a loss"},
+		{on(SwitchingOver), upon(UndoFailed), "", Arbitrating, planClaim, false, "nothing was handed over, but the tap may be cut"},
 		{on(Attaching), upon(Lost), "", Outdated, planFence, false, "the peer has gone on by itself"},
 		{on(Attaching), upon(Undecided), "", Arbitrating, planClaim, false, "the arbiter may or may not count the peer's copy: only its word lets this one speak"},
 		{on(Attaching), upon(ColoStarted), "", same, "", false, "the running plan proves it"},
@@ -130,6 +136,9 @@ var (
 		{on(Detaching), upon(Exited), guardWhole, Stopped, "", true, "the only current copy has ended"},
 		{on(Protected, Detaching, SwitchingOver), upon(Exited), "", Outdated, planFence, true, "the peer's copy goes on; it is told that this one is dead"},
 		{on(Protected), upon(Hung), "", Outdated, planFence, false, "the secondary is up to date: a hung primary is killed so that it can go on"},
+		{on(Protected), upon(DiskFailed), "", Outdated, planFence, false, "the secondary has every write and a good disk: it goes on"},
+		{on(Starting, Solo, Syncing, Attaching, Detaching, SwitchingOver, Standby, Secondary, Arbitrating, FailingOver, Stopping, Stopped, Outdated, Failed), upon(DiskFailed),
+			"", same, "", false, "there is no better copy to go on with"},
 		{on(Protected), upon(GuestShutdown), "", Detaching, planDetach, false, "the owner has switched the VM off: it ends as a lone copy"},
 
 		// Planned changes of a protected VM.
@@ -188,7 +197,7 @@ var (
 		{on(Stopped, Outdated, Failed, Solo, Starting, Stopping), upon(PeerLost, PeerDead, ChannelLost, ColoStarted), "", same, "", false, "no longer of interest"},
 		{on(Stopped, Outdated), upon(Exited, Hung, GuestShutdown, ReqDrop, ReqStop), "", same, "", false, "nothing runs here"},
 		{on(Failed), upon(Exited, Hung, GuestShutdown, ReqDrop), "", same, "", false, "a person decides"},
-		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, Lost, Undecided, CopyDead, Revived, Done), "", same, "", false, "the end of a plan that was given up"},
+		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, UndoFailed, Lost, Undecided, CopyDead, Revived, Done), "", same, "", false, "the end of a plan that was given up"},
 		{on(Starting, Syncing, Attaching, Detaching, SwitchingOver, Stopping, Standby), upon(GuestShutdown), "", same, "", false, "the running plan finds out"},
 		{on(Detaching, SwitchingOver, Stopping), upon(Hung), "", same, "", false, "the running plan has its own deadline"},
 		{on(Stopped, Outdated, Solo), upon(ReqEdit), "", same, planEdit, false, "its spec is changed"},

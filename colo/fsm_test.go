@@ -15,7 +15,7 @@ var (
 	allStates = []State{Stopped, Starting, Solo, Syncing, Attaching, Protected, Detaching, SwitchingOver, Standby, Secondary, Arbitrating,
 		FailingOver, Stopping, Outdated, Failed}
 	// facts come without being asked for, at any moment: a state that doesn't list one would lose it.
-	facts = []EventKind{ChannelLost, PeerLost, PeerDead, Exited, Hung, GuestShutdown}
+	facts = []EventKind{ChannelLost, PeerLost, PeerDead, Exited, Hung, GuestShutdown, DiskFailed}
 )
 
 // TestTable checks the state machine as a whole:

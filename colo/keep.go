@@ -49,11 +49,10 @@ func (b *breaker) note(now time.Time) bool {
 
 // want stores what the owner asked for.
 func (m *machine) want(ctx context.Context, w string) error {
-	rec, _ := m.info()
-	if rec.Want == w {
+	m.reset()
+	if rec, _ := m.info(); rec.Want == w {
 		return nil
 	}
-	m.reset()
 	return m.updateNow(ctx, func(v *state.VM) { v.Want = w })
 }
 
@@ -110,7 +109,8 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 			last = ""
 		}
 		var unexpected *UnexpectedEventError
-		if err != nil && ctx.Err() == nil && !errors.As(err, &unexpected) {
+		away := errors.Is(err, arbiter.ErrUnreachable) || errors.Is(err, ErrPeerUnreachable) // comes back by itself
+		if err != nil && ctx.Err() == nil && !away && !errors.As(err, &unexpected) {
 			if failed.note(now) {
 				m.giveUp(fmt.Sprintf("given up after %d failures within %s, a person is needed: %v", r.Attempts, r.Window, err))
 			}

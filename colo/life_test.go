@@ -2,6 +2,7 @@ package colo_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,6 +128,9 @@ func (p *pair) get(path string) string {
 	resp, err := p.http.Get("http://10.77.0.10" + path)
 	must(p.t, err)
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		p.t.Fatalf("%s: %s", path, resp.Status)
+	}
 	text, err := io.ReadAll(resp.Body)
 	must(p.t, err)
 	return string(text)
@@ -158,12 +163,21 @@ func TestLife(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Log("guest", id)
+	if id == "" {
+		t.Fatal("the guest did not answer")
+	}
+	boot := bootOf(t, id)
 	count := 0
 	write := func() {
 		t.Helper()
 		count++
-		t.Log(p.get(fmt.Sprintf("/counter?id=w%d", count)))
+		want := fmt.Sprintf(`{"n":%d,"id":"w%d"}`, count, count)
+		if got := strings.TrimSpace(p.get(fmt.Sprintf("/counter?id=w%d", count))); got != want {
+			t.Fatalf("write %d: %s, want %s", count, got, want)
+		}
+		if now := bootOf(t, p.get("/id")); now != boot {
+			t.Fatalf("the guest has booted again: %s, then %s", boot, now)
+		}
 	}
 	write()
 	protect := func(n *colo.Node) {
@@ -206,4 +220,15 @@ func TestLife(t *testing.T) {
 	write()
 	protect(n1)
 	must(t, n1.Stop(ctx, "web", colo.StopOptions{}))
+}
+
+func bootOf(t *testing.T, text string) string {
+	t.Helper()
+	var id struct {
+		BootID string `json:"boot_id"`
+	}
+	if err := json.Unmarshal([]byte(text), &id); err != nil || id.BootID == "" {
+		t.Fatalf("/id: %q: %v", text, err)
+	}
+	return id.BootID
 }

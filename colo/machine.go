@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -26,7 +26,8 @@ type machine struct {
 	job       *job
 	following *message // what asked for the plan that starts when the running one has ended
 	nextPlan  PlanKind
-	missed    []message // facts that the running plan was told of: it may end as if nothing had happened
+	rechecks  atomic.Bool // a look at a silent peer is due
+	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change, for Wait
@@ -240,8 +241,11 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 		why = joinText(msg.err.Error(), t.Why)
 	}
 	m.note(t)
-	if t.To != t.From || t.Plan != "" {
+	if t.To != t.From { // a claim that is repeated is no news
 		m.setState(t.To, why)
+	}
+	if t.To == Solo && t.From != Solo && m.n.cfg.Arbiter != nil {
+		m.n.wg.Go(func() { m.settle(ctx) })
 	}
 	switch {
 	case t.Plan != "" && m.job != nil:
@@ -311,6 +315,8 @@ func outcome(err error) EventKind {
 		return Lost
 	case errors.Is(err, errUndecided):
 		return Undecided
+	case undoFailed(err):
+		return UndoFailed
 	case errors.Is(err, errRevived):
 		return Revived
 	case errors.Is(err, errCopyDead):
@@ -320,6 +326,12 @@ func outcome(err error) EventKind {
 	}
 }
 
+// undoFailed says whether a plan that touches replication has left something of it behind.
+func undoFailed(err error) bool {
+	var se *StepError
+	return errors.As(err, &se) && se.Undo != nil && (se.Plan == planProtect || se.Plan == planSwitchover)
+}
+
 // holds evaluates a guard.
 func (m *machine) holds(guard string) bool {
 	switch guard {
@@ -327,7 +339,10 @@ func (m *machine) holds(guard string) bool {
 		return m.silentIn() <= 0
 	case guardWhole:
 		rec, spec := m.info()
-		return slices.Equal(rec.Members, []string{m.n.cfg.Name}) && len(incomplete(rec, spec)) == 0
+		return aloneIn(rec, m.n.cfg.Name) && len(incomplete(rec, spec)) == 0
+	case guardNoQEMU:
+		rec, _ := m.info()
+		return m.current() == nil && rec.Instance == nil
 	case guardSecondary:
 		return m.marked().secondary
 	}
@@ -337,17 +352,25 @@ func (m *machine) holds(guard string) bool {
 // silentIn is how long it takes until the lack of checkpoints means that the replication channel is gone: one is due after every delay.
 func (m *machine) silentIn() time.Duration {
 	m.mu.Lock()
-	c, delay := m.copy, time.Duration(m.spec.Protection.CheckpointDelay)
+	c, delay, since := m.copy, time.Duration(m.spec.Protection.CheckpointDelay), m.since
 	m.mu.Unlock()
 	if c == nil {
 		return 0
 	}
-	return delay + m.n.cfg.HeartbeatInterval - time.Since(c.Stats().Last)
+	last := c.Stats().Last
+	if last.Before(since) { // none was seen in this state yet: a daemon that has just started has to wait for one as well
+		last = since
+	}
+	return delay + m.n.cfg.HeartbeatInterval - time.Since(last)
 }
 
 // recheck looks again at a silent peer whose checkpoints still counted.
 func (m *machine) recheck(ctx context.Context) {
+	if !m.rechecks.CompareAndSwap(false, true) {
+		return
+	}
 	m.n.wg.Go(func() {
+		defer m.rechecks.Store(false)
 		t := time.NewTimer(max(m.silentIn(), m.n.cfg.HeartbeatInterval))
 		defer t.Stop()
 		select {

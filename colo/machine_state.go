@@ -43,7 +43,7 @@ func (m *machine) note(t Transition) {
 	case ReqForce:
 		k.forced = true
 	}
-	k.yield = t.Event == Exited || t.Event == Hung || t.Event == CopyDead
+	k.yield = t.Event == Exited || t.Event == Hung || t.Event == CopyDead || t.Event == DiskFailed
 }
 
 func (m *machine) marked() marks {
@@ -174,7 +174,7 @@ func setRecord(generation uint64, members []string) func(*state.VM) {
 	members = slices.Clone(members)
 	return func(v *state.VM) {
 		if generation >= v.Generation {
-			v.Generation, v.Members = generation, members
+			v.Generation, v.Members, v.Offered = generation, members, ""
 		}
 	}
 }
@@ -192,6 +192,23 @@ func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
 			v.Disks[d.Name] = e
 		}
 	}
+}
+
+// setWritten notes whether a copy of this node's own has written to the disks since they were equal to a primary's.
+func setWritten(spec *Spec, written bool) func(*state.VM) {
+	return func(v *state.VM) {
+		for _, d := range spec.Disks {
+			if e, ok := v.Disks[d.Name]; ok {
+				e.Written = written
+				v.Disks[d.Name] = e
+			}
+		}
+	}
+}
+
+// aloneIn says whether no other node's copy can be current, as far as this node knows.
+func aloneIn(rec state.VM, node string) bool {
+	return slices.Equal(rec.Members, []string{node}) && rec.Offered == ""
 }
 
 // incomplete names the disks here that are known to lack data.

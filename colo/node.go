@@ -116,6 +116,7 @@ type Node struct {
 
 	mu       sync.Mutex
 	machines map[string]*machine
+	making   map[string]struct{} // names of VMs that are being made
 	peer     Peer
 	peerInfo NodeInfo
 	beat     *heartbeat.Monitor
@@ -142,7 +143,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}}
+	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}}
 	if n.launcher == nil {
 		l, err := newLauncher(ctx, cfg)
 		if err != nil {
@@ -159,11 +160,14 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	}
 	for _, rec := range vms {
 		spec, err := ParseSpec(rec.Spec, "stored spec of "+rec.Name)
-		if err != nil {
-			_ = n.Close()
-			return nil, err
+		if err != nil { // the other VMs must not go without failover for it
+			cfg.Log.Error("stored spec", "node", cfg.Name, "vm", rec.Name, "err", err)
+			spec = &Spec{Name: rec.Name}
+			rec.Phase, rec.Reason, rec.Instance = string(Failed), err.Error(), nil
 		}
+		n.mu.Lock()
 		n.add(spec, &rec)
+		n.mu.Unlock()
 	}
 	return n, nil
 }

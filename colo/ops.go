@@ -20,25 +20,40 @@ func (n *Node) Create(ctx context.Context, s *Spec) error {
 	if err := s.Validate(); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return ErrClosed
+	release, err := n.reserve(s.Name)
+	if err != nil {
+		return err
 	}
-	if n.machines[s.Name] != nil {
-		return fmt.Errorf("%s: %w (%s)", s.Name, ErrVMExists, n.cfg.Name)
-	}
+	defer release()
 	if err := n.launcher.Check(ctx, s); err != nil && !errors.Is(err, ErrImageMissing) {
 		return err
 	}
 	if _, err := n.launcher.CreateImages(ctx, s); err != nil {
 		return err
 	}
-	_, err := n.create(s, "")
+	_, err = n.create(s, "")
 	return err
 }
 
-// create stores a new VM. The caller holds mu.
+// reserve keeps a name for a VM that is being made. Nothing that touches a disk is done with mu held: failovers need it.
+func (n *Node) reserve(name string) (release func(), err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, ErrClosed
+	}
+	if _, making := n.making[name]; making || n.machines[name] != nil {
+		return nil, fmt.Errorf("%s: %w (%s)", name, ErrVMExists, n.cfg.Name)
+	}
+	n.making[name] = struct{}{}
+	return func() {
+		n.mu.Lock()
+		delete(n.making, name)
+		n.mu.Unlock()
+	}, nil
+}
+
+// create stores a new VM whose name is reserved.
 func (n *Node) create(s *Spec, id string) (*machine, error) {
 	text, err := MarshalSpec(s)
 	if err != nil {
@@ -50,6 +65,11 @@ func (n *Node) create(s *Spec, id string) (*machine, error) {
 	rec, err := n.cfg.Records.Get(s.Name)
 	if err != nil {
 		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, ErrClosed
 	}
 	return n.add(s, &rec), nil
 }
@@ -89,8 +109,9 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	if err := m.want(ctx, WantProtected); err != nil {
 		return err
 	}
+	was := m.State()
 	err = m.request(ctx, ReqProtect, o)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && was == Solo {
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		_ = m.request(uctx, ReqUnprotect, nil) // it may have become protected in this moment: that is taken back too
@@ -116,9 +137,6 @@ func (n *Node) Force(ctx context.Context, vm string) error { return n.ask(ctx, v
 func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
-		return err
-	}
-	if err := m.want(ctx, WantStopped); err != nil {
 		return err
 	}
 	switch m.State() {
@@ -147,7 +165,7 @@ func (n *Node) Delete(ctx context.Context, vm string, o DeleteOptions) error {
 		return &UnexpectedEventError{VM: vm, State: s, Event: "delete"}
 	}
 	rec, spec := m.info()
-	if n.cfg.Arbiter != nil && rec.Generation > 0 {
+	if n.cfg.Arbiter != nil && aloneIn(rec, n.cfg.Name) { // an outdated half must not take the other's record along
 		if err := n.cfg.Arbiter.Forget(ctx, rec.ID, rec.Generation); err != nil {
 			return err
 		}

@@ -44,7 +44,8 @@ type PrepareRequest struct {
 	From       string `json:"from"`
 	ID         string `json:"id"` // of the VM
 	Spec       *Spec  `json:"spec"`
-	Generation uint64 `json:"generation"` // the caller's current one
+	Generation uint64 `json:"generation"`     // the caller's current one
+	Want       string `json:"want,omitempty"` // of the VM's owner
 	QEMU       string `json:"qemu"`
 	Accel      string `json:"accel"`
 }

@@ -56,12 +56,12 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			Name: "prepare the standby",
 			Do: func(ctx context.Context) (err error) {
 				begun = time.Now()
-				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, QEMU: m.n.qemu, Accel: m.n.cfg.Accel})
+				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel})
 				return err
 			},
 			Undo: func(ctx context.Context) error {
-				if err := peer.Drop(ctx, m.record()); err != nil && !isUnreachable(err) {
-					return err
+				if err := peer.Drop(ctx, m.record()); err != nil { // it drops it by itself when it is asked for the next one
+					m.log.Warn("the peer did not drop its standby", "err", err)
 				}
 				return nil
 			},
@@ -168,6 +168,11 @@ func (m *machine) follow(mode blockrepl.Mode, begun time.Time) func(blockrepl.Pr
 // admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,
 // only its protection is not yet certain. When it is interrupted nobody knows whether the arbiter has counted the peer in.
 func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error) {
+	if m.n.cfg.Arbiter != nil { // from here on, until it has answered, this node must not believe that it is alone
+		if err := m.updateNow(ctx, func(v *state.VM) { v.Offered = peer }); err != nil {
+			return arbiter.Record{}, fmt.Errorf("%w: %w", errUndecided, err)
+		}
+	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		got, err := m.advance(ctx, []string{m.n.cfg.Name, peer})
 		if err == nil || errors.Is(err, errLost) {

@@ -154,6 +154,9 @@ func (m *machine) deferToPrimary(ctx context.Context) error {
 // claim asks the arbiter for the right to go on alone. It returns nil when this copy has it, errLost when another one has, errUndecided otherwise.
 func (m *machine) claim(ctx context.Context) error {
 	me, k := m.n.cfg.Name, m.marked()
+	if rec, _ := m.info(); aloneIn(rec, me) {
+		return nil // nobody else could have been given the right
+	}
 	if k.forced || m.n.cfg.Arbiter == nil {
 		rec, _ := m.info()
 		switch {
@@ -184,7 +187,7 @@ func (m *machine) claim(ctx context.Context) error {
 func (m *machine) nobodyRuns(ctx context.Context) error {
 	rec, spec := m.info()
 	p, info, err := m.n.partner()
-	if err != nil || len(rec.Members) < 2 {
+	if err != nil || aloneIn(rec, m.n.cfg.Name) {
 		return nil //nolint:nilerr // there is no other copy
 	}
 	ictx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
@@ -230,7 +233,7 @@ func (m *machine) claimStart(ctx context.Context) error {
 	switch {
 	case errors.Is(err, errLost):
 		return fmt.Errorf("%w: %w", ErrNotCurrent, err)
-	case errors.Is(err, arbiter.ErrUnreachable) && slices.Equal(rec.Members, []string{me}):
+	case errors.Is(err, arbiter.ErrUnreachable) && aloneIn(rec, me):
 		return nil // nobody else could have advanced it
 	}
 	return err
@@ -311,9 +314,18 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 		return &Plan{Kind: kind, Steps: []Step{{Name: "check", Do: func(context.Context) error { return errors.New("no copy runs here any more") }}}}
 	}
 	var steps []Step
+	if m.marked().forced { // a person's word takes a generation like any other, so that the other copy is not current when it comes back
+		steps = append(steps, Step{Name: "note that this copy alone is current", Do: func(ctx context.Context) error {
+			rec, _ := m.info()
+			if aloneIn(rec, m.n.cfg.Name) {
+				return nil
+			}
+			return m.updateNow(ctx, setRecord(rec.Generation+1, []string{m.n.cfg.Name}))
+		}})
+	}
 	if m.marked().secondary {
 		noted := make(chan error, 1)
-		steps = []Step{
+		steps = append(steps, []Step{
 			{Name: "promote the secondary", Do: func(ctx context.Context) error {
 				// From here until they are committed the overlays hold data that the disks lack.
 				m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
@@ -322,7 +334,10 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 			{Name: "note that the disks alone are incomplete", Do: func(ctx context.Context) error {
 				select {
 				case err := <-noted:
-					return err
+					if err != nil { // silence would be worse than what the note protects from
+						m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder can't be written", "err", err)
+					}
+					return nil
 				case <-time.After(noteTimeout):
 					m.log.Error("the state folder's disk is slow: a crash of this host in the next moments may go unnoticed")
 					return nil
@@ -333,16 +348,46 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
 			{Name: "announce the guest", Do: func(ctx context.Context) error { return c.Announce(ctx) }},
 			{Name: "commit the overlays", Do: func(ctx context.Context) error { return c.Commit(ctx) }},
-		}
+		}...)
 	} else {
-		steps = []Step{
-			{Name: "take replication down", Do: func(ctx context.Context) error { return c.Release(ctx) }},
-			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
-		}
+		steps = append(steps,
+			Step{Name: "take replication down", Do: func(ctx context.Context) error { return c.Release(ctx) }},
+			Step{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+		)
 	}
 	steps = append(steps, Step{Name: "note the new role", Do: func(context.Context) error {
-		m.update(both(setDisks(spec, true, rec.Generation), func(v *state.VM) { v.Role = state.RolePrimary }))
+		m.update(both(both(setDisks(spec, true, rec.Generation), setWritten(spec, true)), func(v *state.VM) { v.Role = state.RolePrimary }))
 		return nil
 	}})
 	return &Plan{Kind: kind, Steps: steps}
+}
+
+// settle tells the arbiter what this node has decided without it, on a proof or on a person's word, as soon as it answers. It ends when the VM
+// does not run alone here any more.
+func (m *machine) settle(ctx context.Context) {
+	for {
+		rec, _ := m.info()
+		actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+		cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
+		cancel()
+		if err == nil && cur.Generation < rec.Generation && m.State() == Solo {
+			_, err = m.advance(ctx, rec.Members)
+		}
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, errLost):
+			m.log.Error("the arbiter lets another copy go on than the one that runs here", "err", err)
+			m.emit(Event{Kind: "conflict", State: m.State(), Text: err.Error()})
+			return
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return
+		}
+		if m.State() != Solo {
+			return
+		}
+	}
 }

@@ -65,7 +65,7 @@ func (m *machine) startPlan() *Plan {
 				return err
 			}
 			now, _ := m.info()
-			m.update(both(setDisks(spec, true, now.Generation), func(v *state.VM) { v.Role = state.RolePrimary }))
+			m.update(both(both(setDisks(spec, true, now.Generation), setWritten(spec, true)), func(v *state.VM) { v.Role = state.RolePrimary }))
 			return nil
 		}},
 	}}
@@ -110,6 +110,11 @@ func (m *machine) discard(ctx context.Context) error {
 			m.log.Warn("the tap of a dead copy was not cut", "err", cutErr)
 		}
 	}
+	if rec, _ := m.info(); c == nil && rec.Instance != nil { // one that could not be taken over
+		if err := m.n.launcher.End(ctx, spec, *rec.Instance); err != nil {
+			return err
+		}
+	}
 	m.update(func(v *state.VM) { v.Instance = nil })
 	return m.n.launcher.Clear(ctx, spec)
 }
@@ -126,17 +131,11 @@ func (m *machine) report(rec state.VM) Report {
 
 // fencePlan makes sure that this copy never speaks again, and tells the peer so when it could be waiting for that.
 func (m *machine) fencePlan() *Plan {
-	steps := []Step{{Name: "end this copy", Do: m.discard}, {Name: "mark the disks here", Do: func(context.Context) error {
-		_, spec := m.info()
-		m.update(func(v *state.VM) {
-			if v.Role == state.RolePrimary { // it wrote what the other side may not have
-				setDisks(spec, false, 0)(v)
-			}
-			v.Role = state.RoleNone
-		})
+	steps := []Step{{Name: "end this copy", Do: m.discard}, {Name: "note that it has no role", Do: func(context.Context) error {
+		m.update(func(v *state.VM) { v.Role = state.RoleNone })
 		return nil
 	}}}
-	if m.marked().yield {
+	if k := m.marked(); k.yield && !k.asked { // once the arbiter was asked its answer counts, whenever it is learnt
 		steps = append(steps, Step{Name: "tell the peer", Do: m.yield})
 	}
 	return &Plan{Kind: planFence, Steps: steps}

@@ -190,8 +190,13 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 			if !c.inColo.Load() || ev.Time.Before(began) {
 				continue
 			}
-			if err := ev.Decode(&d); err == nil && d.Type != "read" && slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
+			if err := ev.Decode(&d); err != nil || d.Type == "read" {
+				continue
+			}
+			if slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
 				c.lost("writing to the peer's disk failed on " + d.NodeName)
+			} else if !c.ending.Load() {
+				c.tell(DiskFailed, "writing to this node's own disk failed on "+d.NodeName)
 			}
 		case "SHUTDOWN":
 			var d struct {
@@ -246,8 +251,8 @@ func (c *qemuCopy) watch() {
 			hung = true
 			c.tell(Hung, map[bool]string{true: "QEMU was stopped", false: fmt.Sprintf("QEMU has not answered for %s", hang)}[frozen >= 2])
 		}
-		if s := c.cp.stats(); !s.Running.IsZero() && !s.Running.Equal(stuckAt) && time.Since(s.Running) > hang && frozen == 0 && !late {
-			stuckAt = s.Running
+		if begin := c.cp.running(); !begin.IsZero() && !begin.Equal(stuckAt) && time.Since(begin) > hang && frozen == 0 && !late {
+			stuckAt = begin
 			c.lost(fmt.Sprintf("a checkpoint has not ended for %s", hang))
 		}
 		if asked.IsZero() {
@@ -297,8 +302,13 @@ func (c *qemuCopy) Powerdown(ctx context.Context) error {
 
 func (c *qemuCopy) Kill(ctx context.Context) error {
 	c.ending.Store(true)
-	err := c.proc.kill(ctx)
-	return errors.Join(err, c.clearQuickAck(context.WithoutCancel(ctx)))
+	if err := c.proc.kill(ctx); err != nil {
+		return err
+	}
+	if err := c.clearQuickAck(context.WithoutCancel(ctx)); err != nil {
+		c.log.Warn("quickack route", "err", err)
+	}
+	return nil
 }
 
 // quickAck keeps the checkpoint's small messages to the peer from waiting for delayed ACKs. Without it everything works, only slower.

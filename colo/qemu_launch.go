@@ -239,6 +239,18 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	return c, nil
 }
 
+func (l *qemuLauncher) End(ctx context.Context, s *Spec, i state.Instance) error {
+	boot, err := bootID()
+	if err != nil || i.BootID != boot {
+		return err
+	}
+	p, err := findProcess(i.PID, i.StartTicks, filepath.Join(l.dir(s.Name), "qemu.log"))
+	if p == nil {
+		return err
+	}
+	return p.kill(ctx)
+}
+
 // endOrphan ends a QEMU of the VM that was launched right before a crash and that nobody remembers: it has never run.
 func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
 	text, err := os.ReadFile(filepath.Join(l.dir(vm), pidFile))

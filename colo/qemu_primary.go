@@ -143,10 +143,14 @@ func (c *qemuCopy) ProveColo(ctx context.Context) error {
 		return err
 	}
 	st, err := c.main.QueryColoStatus(ctx)
-	if err == nil && st.Mode != "primary" {
-		err = fmt.Errorf("QEMU says its COLO mode is %q, not primary", st.Mode)
+	if err != nil {
+		return err
 	}
-	return err
+	if st.Mode != "primary" {
+		return fmt.Errorf("QEMU says its COLO mode is %q, not primary", st.Mode)
+	}
+	// All that was sent is durable on the peer since that checkpoint.
+	return blockrepl.Confirm(ctx, c.main, c.disks)
 }
 
 // Checkpoint forces one: setting the delay, to any value, makes QEMU begin at once. One that is already under way does not count, so the
@@ -177,8 +181,6 @@ func (c *qemuCopy) Checkpoint(ctx context.Context) error {
 	}
 }
 
-func (c *qemuCopy) Pause(ctx context.Context) error { return c.main.Stop(ctx) }
-
 // Release ends replication in whatever state it is. The connections to the peer are cut out of band first, or a frozen peer would hang QEMU's
 // main loop in the steps that follow.
 func (c *qemuCopy) Release(ctx context.Context) error {
@@ -188,19 +190,27 @@ func (c *qemuCopy) Release(ctx context.Context) error {
 	if err := c.yank(ctx); err != nil {
 		return fmt.Errorf("yank: %w", err)
 	}
+	// A guest that can go on must not stay silent for a remnant that could not be removed.
+	tidy := func(what string, err error) {
+		if err != nil {
+			c.log.Warn("release", "step", what, "err", err)
+		}
+	}
 	var errs []error
 	if c.inColo.Load() {
 		errs = append(errs, c.leaveColo(ctx))
 	} else {
-		errs = append(errs, c.main.MigrateCancel(ctx))
+		tidy("cancel the migration", c.main.MigrateCancel(ctx))
 	}
 	if c.mirror != nil {
-		errs = append(errs, c.mirror.Abort(ctx))
+		tidy("abort the resync", c.mirror.Abort(ctx))
 	}
-	errs = append(errs, blockrepl.Detach(ctx, c.main, c.disks), netcompare.Disconnect(ctx, c.main, c.nics))
+	tidy("detach the peer's disks", blockrepl.Detach(ctx, c.main, c.disks))
+	errs = append(errs, netcompare.Disconnect(ctx, c.main, c.nics)) // it holds the guest's output
 	c.inColo.Store(false)
 	c.mirror = nil
-	errs = append(errs, c.ensureRunning(ctx), c.clearQuickAck(ctx))
+	errs = append(errs, c.ensureRunning(ctx))
+	tidy("quickack route", c.clearQuickAck(ctx))
 	return errors.Join(errs...)
 }
 

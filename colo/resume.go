@@ -2,7 +2,6 @@ package colo
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/coloctl/coloctl/state"
@@ -16,7 +15,15 @@ func (m *machine) resume(ctx context.Context) {
 		c, view, err := m.n.launcher.Attach(ctx, spec, *rec.Instance)
 		switch {
 		case err != nil:
-			// It runs and can't be spoken to. It is not killed: it may be the only current copy.
+			if !aloneIn(rec, m.n.cfg.Name) { // like one that hangs: the other copy is as good, and this one may still speak
+				m.mu.Lock()
+				m.marks = marks{yield: true}
+				m.mu.Unlock()
+				m.setState(Outdated, "a QEMU of this VM runs here that does not answer: "+err.Error())
+				m.start(ctx, planFence, message{})
+				return
+			}
+			// It is not killed: it may be the only current copy.
 			m.setState(Failed, "a QEMU of this VM runs here that does not answer: "+err.Error())
 			return
 		case c != nil:
@@ -56,7 +63,7 @@ func ended(rec state.VM) (State, string) {
 
 // takeUp goes on with a copy that has outlived the daemon.
 func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
-	alone := slices.Equal(rec.Members, []string{m.n.cfg.Name})
+	alone := aloneIn(rec, m.n.cfg.Name)
 	phase := State(rec.Phase)
 	goOn := func(s State, plan PlanKind, why string) {
 		m.mu.Lock()
@@ -65,6 +72,9 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		m.setState(s, why)
 		if plan != "" {
 			m.start(ctx, plan, message{})
+		}
+		if s == Solo && m.n.cfg.Arbiter != nil {
+			m.n.wg.Go(func() { m.settle(ctx) })
 		}
 		if view.Off { // nobody has heard it say so
 			m.post(message{kind: GuestShutdown, text: "the guest has switched itself off", copy: c})

@@ -57,11 +57,9 @@ func (n *Node) remember(r PrepareRequest) (*machine, error) {
 		return nil, err
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return nil, ErrClosed
-	}
-	if m := n.machines[r.Spec.Name]; m != nil {
+	m := n.machines[r.Spec.Name]
+	n.mu.Unlock()
+	if m != nil {
 		rec, _ := m.info()
 		switch {
 		case rec.ID != r.ID:
@@ -71,6 +69,11 @@ func (n *Node) remember(r PrepareRequest) (*machine, error) {
 		}
 		return m, nil
 	}
+	release, err := n.reserve(r.Spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	return n.create(r.Spec, r.ID)
 }
 
@@ -96,7 +99,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			m.spec = a.Spec
 			m.mu.Unlock()
 			return m.updateNow(ctx, both(setDisks(a.Spec, false, 0), func(v *state.VM) {
-				v.Spec, v.Role, v.Peer, v.Base = text, state.RoleSecondary, a.From, nil
+				v.Spec, v.Role, v.Peer, v.Base, v.Want = text, state.RoleSecondary, a.From, nil, a.Want
 				setRecord(a.Generation, []string{a.From})(v)
 			}))
 		}},
@@ -129,7 +132,7 @@ func syncedAt(rec state.VM, spec *Spec) uint64 {
 	var gen uint64
 	for i, d := range spec.Disks {
 		s, ok := rec.Disks[d.Name]
-		if !ok || !s.InSync || s.Size != int64(d.Size) || (i > 0 && s.Generation != gen) {
+		if !ok || !s.InSync || s.Written || s.Size != int64(d.Size) || (i > 0 && s.Generation != gen) {
 			return 0
 		}
 		gen = s.Generation
@@ -222,7 +225,7 @@ func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
 		return err
 	}
 	_, spec := m.info()
-	return m.updateNow(ctx, both(setRecord(rec.Generation, rec.Members), setDisks(spec, true, rec.Generation)))
+	return m.updateNow(ctx, both(setRecord(rec.Generation, rec.Members), both(setDisks(spec, true, rec.Generation), setWritten(spec, false))))
 }
 
 func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {

@@ -67,7 +67,7 @@ const (
 )
 
 const (
-	defaultCheckpointDelay  = 500 * time.Millisecond
+	defaultCheckpointDelay  = 300 * time.Millisecond
 	defaultCompareTimeout   = 20 * time.Millisecond
 	defaultExpiredScanCycle = 10 * time.Millisecond
 )

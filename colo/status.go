@@ -104,8 +104,13 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	}
 	actx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := m.arbiterAnswers(actx); err != nil {
+	rec, _ := m.info()
+	held, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
+	switch {
+	case err != nil:
 		return not("the arbiter does not answer: %v", err)
+	case held.Generation != rec.Generation || !held.Has(m.n.cfg.Name) || len(held.Members) < 2:
+		return not("the arbiter is at generation %d of %v", held.Generation, held.Members)
 	}
 	return Verdict{Protected: true}
 }

@@ -24,7 +24,7 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 			}
 			n.mu.Lock()
 			for _, m := range n.machines {
-				go m.post(message{kind: PeerLost, text: text})
+				n.wg.Go(func() { m.post(message{kind: PeerLost, text: text}) })
 			}
 			n.mu.Unlock()
 		}

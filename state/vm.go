@@ -37,6 +37,8 @@ type VM struct {
 	Peer       string   `json:"peer,omitempty"`
 	// Disks are the local halves, by the disk's name.
 	Disks map[string]Disk `json:"disks,omitempty"`
+	// Offered names a node whose copy the arbiter may have been made to count, without an answer having come: Members may be one too few.
+	Offered string `json:"offered,omitempty"`
 	// Base is where the dirty bitmaps of the living QEMU begin; nil if there are none that help.
 	Base *Base `json:"base,omitempty"`
 	// Instance is the QEMU this node started for the VM; nil if there is none.
@@ -52,6 +54,8 @@ type Disk struct {
 	// InSync says that the half is known to hold all that any client may have seen in that generation. It must be made
 	// false, durably, before anything may make it untrue.
 	InSync bool `json:"in_sync"`
+	// Written says that a copy of this node's own has written to the half since it was last made equal to another's.
+	Written bool `json:"written,omitempty"`
 	// Bitmap names the dirty bitmap in the living QEMU that covers everything the peer's half may lack; empty if there is none.
 	Bitmap string `json:"bitmap,omitempty"`
 	// Size in bytes, as last seen.

@@ -88,6 +88,15 @@ func (l launcher) Attach(ctx context.Context, _ *colo.Spec, i state.Instance) (c
 
 const launchTimeout = 20_000 * ms
 
+func (l launcher) End(ctx context.Context, _ *colo.Spec, i state.Instance) error {
+	return l.e.do(ctx, opKill, ms, 5*ms, func() error {
+		if p := l.e.h.proc; p != nil && p.id == i.PID && fmt.Sprint(p.boot) == i.BootID {
+			p.die()
+		}
+		return nil
+	})
+}
+
 func (l launcher) Clear(ctx context.Context, _ *colo.Spec) error {
 	return l.e.do(ctx, opClear, ms, 5*ms, func() error { l.e.h.joined = false; return nil })
 }

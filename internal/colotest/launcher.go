@@ -88,6 +88,9 @@ func (l *Launcher) Attach(context.Context, *colo.Spec, state.Instance) (colo.Cop
 	return nil, colo.View{}, nil
 }
 
+// End implements [colo.Launcher].
+func (l *Launcher) End(context.Context, *colo.Spec, state.Instance) error { return nil }
+
 // Clear implements [colo.Launcher].
 func (l *Launcher) Clear(context.Context, *colo.Spec) error { return nil }
 
