@@ -346,7 +346,12 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 				}
 			}},
 			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
-			{Name: "announce the guest", Do: func(ctx context.Context) error { return c.Announce(ctx) }},
+			{Name: "announce the guest", Do: func(ctx context.Context) error {
+				if err := c.Announce(ctx); err != nil { // switches learn it from the guest's first packet as well
+					m.log.Warn("the guest was not announced", "err", err)
+				}
+				return nil
+			}},
 			{Name: "commit the overlays", Do: func(ctx context.Context) error { return c.Commit(ctx) }},
 		}...)
 	} else {

@@ -71,9 +71,23 @@ func (m *machine) startPlan() *Plan {
 	}}
 }
 
+// commitTimeout is how long a stop waits for a promoted copy's overlays.
+const commitTimeout = time.Minute
+
 // stopPlan ends a lone copy.
 func (m *machine) stopPlan(o StopOptions) *Plan {
 	var steps []Step
+	if rec, spec := m.info(); len(incomplete(rec, spec)) > 0 && m.current() != nil {
+		steps = append(steps, Step{Name: "commit the overlays", Do: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+			defer cancel()
+			if err := m.current().Commit(ctx); err != nil {
+				return fmt.Errorf("what this copy wrote since it was promoted is not in its disks yet, and would be lost: %w", err)
+			}
+			m.update(setDisks(spec, true, rec.Generation))
+			return nil
+		}})
+	}
 	if !o.Force {
 		steps = append(steps, Step{Name: "shut the guest down", Do: func(ctx context.Context) error {
 			c := m.current()
