@@ -194,27 +194,36 @@ func follow(cc *cli.Context, t *target, op api.Operation) error {
 	return nil
 }
 
-// reporter tells on stderr how far an operation is: each step in a line, and, on a terminal, progress in the last one.
+// reporter tells on stderr how far an operation is: each step in a line, and progress, on a terminal in the last line, elsewhere now and then.
 type reporter struct {
 	w     io.Writer
 	live  bool
-	tell  *lab.Teller
 	steps int
+	told  time.Time
 }
 
+// tellPause is between two lines of progress where they can't be written over.
+const tellPause = 15 * time.Second
+
 func newReporter(cc *cli.Context) *reporter {
-	w := cc.App.ErrWriter
-	live := isTerminal(w)
-	return &reporter{w: w, live: live, tell: lab.NewTeller(w, live)}
+	return &reporter{w: cc.App.ErrWriter, live: isTerminal(cc.App.ErrWriter), told: time.Now()}
 }
 
 func (r *reporter) operation(op api.Operation) {
 	for ; r.steps < len(op.Steps); r.steps++ {
 		s := op.Steps[r.steps]
-		r.tell.Say("%s %d/%d: %s", s.Plan, s.Index+1, s.Of, s.Name)
+		r.end()
+		fmt.Fprintf(r.w, "%7.1f s  %s %d/%d: %s\n", s.Begun.Sub(op.Begun).Seconds(), s.Plan, s.Index+1, s.Of, s.Name)
 	}
-	if p := op.Progress; p != nil && p.Total > 0 && op.State == api.Running {
-		r.tell.Progress("%s", progressText(p, 16))
+	p := op.Progress
+	switch {
+	case p == nil || p.Total <= 0 || op.State != api.Running:
+	case r.live:
+		r.end()
+		fmt.Fprint(r.w, fit(progressText(p, 12), screenWidth-1))
+	case time.Since(r.told) >= tellPause:
+		r.told = time.Now()
+		fmt.Fprintf(r.w, "           %s\n", progressText(p, 12))
 	}
 }
 

@@ -53,9 +53,11 @@ func withSite(do func(*cli.Context, *site) error) cli.ActionFunc {
 func short(d time.Duration) string {
 	switch {
 	case d < 0:
-		return "0 s"
+		return "0s"
 	case d < time.Millisecond:
 		return d.Round(10 * time.Microsecond).String()
+	case d < 100*time.Millisecond:
+		return d.Round(100 * time.Microsecond).String()
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
 	case d < time.Minute:

@@ -42,7 +42,10 @@ func screen(r *report) string {
 
 // line writes a name and its two halves.
 func line(b *strings.Builder, name string, cells ...string) {
-	text := fmt.Sprintf("%-*s", nameWidth, fit(name, nameWidth-1))
+	if r := []rune(name); len(r) >= nameWidth {
+		name = string(r[:nameWidth-4]) + "..."
+	}
+	text := fmt.Sprintf("%-*s", nameWidth, name)
 	for _, c := range cells {
 		text += fmt.Sprintf(" %-*s", halfWidth, fit(c, halfWidth))
 	}
@@ -103,8 +106,9 @@ func (v *vmReport) draw(b *strings.Builder, now time.Time) {
 	line(b, "  generation", v.each(func(s *colo.Status) string {
 		return fmt.Sprintf("%d: %s", s.Generation, strings.Join(s.Members, ", "))
 	})...)
+	newest := v.newest()
 	for _, name := range v.diskNames() {
-		line(b, "  disk "+name, v.each(func(s *colo.Status) string { return diskCell(s, name) })...)
+		line(b, "  disk "+name, v.each(func(s *colo.Status) string { return diskCell(s, name, newest) })...)
 	}
 	for _, n := range v.NICs {
 		line(b, "  nic "+n.Name, v.each(func(s *colo.Status) string { return nicCell(s.State, n) })...)
@@ -124,7 +128,7 @@ func drawDoing(b *strings.Builder, s *colo.Status) {
 	if p := s.Plan; p != nil {
 		wide(b, "  doing", fmt.Sprintf("%s: %s %d/%d: %s", s.Node, p.Kind, p.Index+1, p.Steps, p.Step), 1)
 	}
-	if p := s.Progress; p != nil && p.Total > 0 {
+	if p := progressNow(s); p != nil {
 		wide(b, "  progress", progressText(p, 12), 2)
 	}
 	if s.GivenUp != "" {
@@ -135,6 +139,14 @@ func drawDoing(b *strings.Builder, s *colo.Status) {
 	if s.LastError != "" && s.State != colo.Protected && s.State != colo.Secondary {
 		wide(b, "  last error", s.Node+": "+s.LastError, 2)
 	}
+}
+
+// progressNow is the progress of what is going on; the engine keeps the last one.
+func progressNow(s *colo.Status) *colo.Progress {
+	if s.Plan == nil || s.Progress == nil || s.Progress.Total <= 0 {
+		return nil
+	}
+	return s.Progress
 }
 
 func (v *vmReport) diskNames() []string {
@@ -152,18 +164,29 @@ func (v *vmReport) diskNames() []string {
 	return out
 }
 
-// diskCell is one half of a disk.
-func diskCell(s *colo.Status, name string) string {
+// newest is the highest generation that any half is of.
+func (v *vmReport) newest() uint64 {
+	var g uint64
+	for _, h := range v.Halves {
+		if h.has() {
+			g = max(g, h.Status.Generation)
+		}
+	}
+	return g
+}
+
+// diskCell is one half of a disk. A node remembers that its disks were whole in some generation; whether that is the last one it can't know alone.
+func diskCell(s *colo.Status, name string, newest uint64) string {
 	i := slices.IndexFunc(s.Disks, func(d colo.DiskStatus) bool { return d.Name == name })
 	if i < 0 {
 		return "none"
 	}
 	d := s.Disks[i]
 	switch {
-	case d.InSync:
+	case runsAsPrimary(s.State), d.InSync && s.State != colo.Outdated && s.State != colo.Standby && s.Generation == newest:
 		return fmt.Sprintf("%s, current", d.Size)
 	case d.Generation == 0:
-		return fmt.Sprintf("%s, empty", d.Size)
+		return fmt.Sprintf("%s, never equal", d.Size)
 	}
 	return fmt.Sprintf("%s, stale since generation %d", d.Size, d.Generation)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -78,3 +80,56 @@ func needLab(t *testing.T) {
 		complain("%v", err)
 	}
 }
+
+// The scripts below testdata/pair run the program against two nodes without QEMU, whose daemons are in this process. In a script "crash n1 web" ends
+// a copy, "stop-daemon n1" a node's daemon, "arbiter n1 off" cuts a node off the arbiter, "hold-sync n1" makes disks stay half equal until "release n1".
+func TestPairScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: filepath.Join("testdata", "pair"),
+		Setup: func(e *testscript.Env) error {
+			p := newPair(e.T().(testing.TB))
+			e.Values[pairKey{}] = p
+			home := filepath.Join(e.WorkDir, "config")
+			p.contexts(home)
+			e.Setenv("XDG_CONFIG_HOME", home)
+			e.Setenv("CA", p.ca())
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"crash": func(ts *testscript.TestScript, _ bool, args []string) {
+				pairOf(ts).hosts[args[0]].launcher.Copy(args[1]).Crash()
+			},
+			"stop-daemon": func(ts *testscript.TestScript, _ bool, args []string) { pairOf(ts).hosts[args[0]].stop() },
+			"arbiter": func(ts *testscript.TestScript, _ bool, args []string) {
+				pairOf(ts).mem.SetReachable(args[0], args[1] == "on")
+			},
+			"hold-sync": func(ts *testscript.TestScript, _ bool, args []string) {
+				release := pairOf(ts).hosts[args[0]].launcher.HoldSync()
+				pairOf(ts).release = release
+				ts.Defer(release)
+			},
+			"exits":   exits,
+			"release": func(ts *testscript.TestScript, _ bool, _ []string) { pairOf(ts).release() },
+		},
+	})
+}
+
+// exits runs a program that must end with an exit code: exits 3 coloctl status.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var ended *exec.ExitError
+	if errors.As(err, &ended) {
+		got = ended.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, not %d", got, want)
+	}
+}
+
+type pairKey struct{}
+
+func pairOf(ts *testscript.TestScript) *pair { return ts.Value(pairKey{}).(*pair) }

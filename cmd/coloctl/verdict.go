@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/coloctl/coloctl/colo"
 )
@@ -99,10 +100,10 @@ func because(h *half) string {
 	switch {
 	case s.GivenUp != "":
 		more = append(more, s.GivenUp)
-	case s.Progress != nil && s.Progress.Total > 0:
-		p := fmt.Sprintf("%s %d %%", s.Progress.What, 100*s.Progress.Done/s.Progress.Total)
+	case progressNow(s) != nil:
+		p := fmt.Sprintf("%s, %d %%", s.Progress.What, 100*s.Progress.Done/s.Progress.Total)
 		if s.Progress.ETA > 0 {
-			p += ", " + short(s.Progress.ETA) + " left"
+			p += ", " + short(s.Progress.ETA.Round(time.Second)) + " left"
 		}
 		more = append(more, p)
 	case s.Plan != nil:
