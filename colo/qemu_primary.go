@@ -15,6 +15,11 @@ import (
 const (
 	// stallTimeout is how long the copying of memory may make no progress.
 	stallTimeout = 15 * time.Second
+	// QEMU stops the guest when it believes that what is left can be sent within a time: at first a short one, which is doubled each time that
+	// the copying has lasted for patience more.
+	firstDowntime = 30 * time.Millisecond
+	lastDowntime  = 2 * time.Second
+	patience      = 3 * time.Second
 	// enterTimeout bounds the time from the stop of the guest until it runs in COLO.
 	enterTimeout = 30 * time.Second
 	// releaseTimeout bounds what is done after the yank, when nothing can wait for the peer any more.
@@ -48,7 +53,7 @@ func (c *qemuCopy) CopyMemory(ctx context.Context, to Endpoint) error {
 		return err
 	}
 	p := c.spec.Protection
-	params := map[string]any{"x-checkpoint-delay": time.Duration(p.CheckpointDelay).Milliseconds(), "max-bandwidth": int64(p.MaxBandwidth), "downtime-limit": 300}
+	params := map[string]any{"x-checkpoint-delay": time.Duration(p.CheckpointDelay).Milliseconds(), "max-bandwidth": int64(p.MaxBandwidth), "downtime-limit": firstDowntime.Milliseconds()}
 	if p.MaxBandwidth == 0 {
 		params["max-bandwidth"] = int64(10e9)
 	}
@@ -62,8 +67,9 @@ func (c *qemuCopy) CopyMemory(ctx context.Context, to Endpoint) error {
 		return err
 	}
 	var last int64
+	moved, downtime := time.Now(), firstDowntime
 	for {
-		wctx, cancel := context.WithTimeout(ctx, stallTimeout)
+		wctx, cancel := context.WithTimeout(ctx, patience)
 		err := c.awaitMigration(wctx, sub, "pre-switchover")
 		cancel()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
@@ -73,10 +79,19 @@ func (c *qemuCopy) CopyMemory(ctx context.Context, to Endpoint) error {
 		if err != nil {
 			return err
 		}
-		if m.RAM.Transferred == last {
+		if m.RAM.Transferred != last {
+			last, moved = m.RAM.Transferred, time.Now()
+		}
+		// A guest that writes faster than that can be sent has to stand still for longer.
+		if downtime < lastDowntime {
+			downtime *= 2
+			if err := c.main.MigrateSetParameters(ctx, map[string]any{"downtime-limit": downtime.Milliseconds()}); err != nil {
+				return err
+			}
+		}
+		if time.Since(moved) > stallTimeout {
 			return fmt.Errorf("copying memory stands still at %d of %d bytes, %d to go, for %s", m.RAM.Transferred, m.RAM.Total, m.RAM.Remaining, stallTimeout)
 		}
-		last = m.RAM.Transferred
 	}
 }
 
