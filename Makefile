@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X github.com/coloctl/coloctl/internal/version.Version=$(VERSION)
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 # QEMU and the guest's kernel: the machine's own where they are fit, otherwise in the user's cache folder.
-TOOLS    = eval "$$($(GO) run ./internal/provision/cmd/provision --env)"
+TOOLS    = set -a && eval "$$($(GO) run ./internal/provision/cmd/provision --env)" && set +a
 
 .PHONY: all build demo test bench lint fuzz clean
 all: build
