@@ -162,7 +162,7 @@ func mountRun() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", FolderOutside(), err)
 	}
-	defer unix.Close(folder)
+	defer func() { _ = unix.Close(folder) }() // nothing was written through it
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (l *Lab) Serve(ctx context.Context, up func() error) error {
 		w.WriteHeader(http.StatusAccepted)
 		cancel()
 	})
-	ln, err := net.Listen("unix", Path(controlName))
+	ln, err := new(net.ListenConfig).Listen(ctx, "unix", Path(controlName))
 	if err != nil {
 		return err
 	}
@@ -193,11 +193,11 @@ func (h *Handle) Down(ctx context.Context, grace time.Duration) error {
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err == nil {
 			pidfd = fd
-			defer unix.Close(fd)
+			defer func() { _ = unix.Close(fd) }()
 		}
 		dctx, cancel := context.WithTimeout(ctx, time.Second)
 		if resp, err := h.request(dctx, http.MethodPost, "/down"); err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close() // it is empty
 		}
 		cancel()
 	}

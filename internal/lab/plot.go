@@ -84,7 +84,7 @@ func Plot(w io.Writer, title string, tracks []*Track, marks []Mark) error {
 	canvas := vgsvg.New(width, plotHeight+captions+2*line)
 	dc := draw.New(canvas)
 	dc.SetColor(color.White)
-	dc.Fill(dc.Rectangle.Path())
+	dc.Fill(dc.Path())
 	p.Draw(draw.Crop(dc, vg.Points(4), -vg.Points(14), captions+line/2, -line*1.6))
 	drawHeader(dc, title, tracks)
 	drawCaptions(dc, marks, seconds, captions, line)

@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"encoding/xml"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -22,7 +23,7 @@ func exampleTracks() ([]*Track, []Mark) {
 			if at.After(loss) && at.Before(loss.Add(90*time.Millisecond)) {
 				d = loss.Add(95 * time.Millisecond).Sub(at)
 			}
-			t.add(at, at.Add(d), !(i == 3 && at.After(loss) && at.Before(loss.Add(90*time.Millisecond))))
+			t.add(at, at.Add(d), i != 3 || !at.After(loss) || !at.Before(loss.Add(90*time.Millisecond)))
 		}
 	}
 	return tracks, []Mark{
@@ -52,7 +53,7 @@ func TestPlot(t *testing.T) {
 	}
 	dec := xml.NewDecoder(strings.NewReader(svg))
 	for {
-		if _, err := dec.Token(); err == io.EOF {
+		if _, err := dec.Token(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			t.Fatal(err)

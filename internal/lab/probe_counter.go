@@ -16,7 +16,7 @@ import (
 
 const (
 	// counterTimeout is how long a write may take before it is sent again.
-	counterTimeout = 2 * time.Second
+	counterTimeout = 5 * time.Second
 	// counterPause is between an answer and the next write: each costs the guest a flush of its disk.
 	counterPause = 10 * time.Millisecond
 )

@@ -178,7 +178,7 @@ func WriteTable(w io.Writer, results []Result) error {
 	for _, c := range columns {
 		titles = append(titles, c.title)
 	}
-	fmt.Fprintln(tw, strings.Join(titles, "\t"))
+	_, _ = fmt.Fprintln(tw, strings.Join(titles, "\t"))
 	numbers := make([][]float64, len(columns))
 	for i := range results {
 		var cells []string
@@ -189,16 +189,16 @@ func WriteTable(w io.Writer, results []Result) error {
 			}
 			cells = append(cells, cell(v))
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		_, _ = fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
 	if len(results) > 1 {
 		cells := []string{"median"}
 		for _, n := range numbers[1:] {
 			cells = append(cells, cell(median(n)))
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		_, _ = fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
-	err := tw.Flush()
+	err := tw.Flush() // what could not be written before is reported here
 	for _, r := range results {
 		if r.Error != nil && err == nil {
 			_, err = fmt.Fprintf(w, "seed %d: %s\n", r.Seed, *r.Error)

@@ -74,7 +74,8 @@ func Start(ctx context.Context, f *Folder, o StartOptions) error {
 		return errors.Join(err, reportW.Close())
 	}
 	defer lifeW.Close()
-	cmd := exec.Command("/proc/self/exe", o.Args...)
+	// Its end is not tied to ctx: an interrupted lab gets time to clean up, see attend.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "/proc/self/exe", o.Args...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), envStage+"="+stageInit, envFolder+"="+f.Path)
 	cmd.Env = append(cmd.Env, o.Env...)

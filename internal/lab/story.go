@@ -104,7 +104,7 @@ func (d *storyteller) end(_ context.Context, r *Run) error {
 		{"HTTP, a request each 5 ms", &r.Clients.HTTP.Track}, {"TCP, one connection", &r.Clients.TCP.Track},
 		{"UDP", &r.Clients.UDP.Track}, {"writes, synced to disk", &r.Clients.Writes.Track},
 	} {
-		fmt.Fprintf(w, "  %s\t", t.name)
+		_, _ = fmt.Fprintf(w, "  %s\t", t.name) // into memory
 		var p50 []float64
 		var waits []string
 		for _, l := range r.losses {

@@ -14,7 +14,8 @@ import (
 const tellWidth = 80
 
 // A Teller says what happens while it does, a line each, with the time since its beginning. On a terminal it shows progress in the last
-// line. It is safe for concurrent use. A nil Teller says nothing.
+// line. It is safe for concurrent use. A nil Teller says nothing. A terminal that
+// can't be written to is no reason to end a run.
 type Teller struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -43,7 +44,7 @@ func (t *Teller) Say(format string, args ...any) {
 		if i > 0 {
 			prefix = strings.Repeat(" ", len(prefix))
 		}
-		fmt.Fprintln(t.w, prefix+line)
+		_, _ = fmt.Fprintln(t.w, prefix+line)
 	}
 }
 
@@ -55,7 +56,7 @@ func (t *Teller) Block(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.clear()
-	fmt.Fprintln(t.w, strings.TrimRight(text, "\n"))
+	_, _ = fmt.Fprintln(t.w, strings.TrimRight(text, "\n"))
 }
 
 // Progress shows how far something is: on a terminal in its last line, ten times a second, elsewhere in a line now and then.
@@ -90,13 +91,13 @@ func (t *Teller) overwrite(format string, args ...any) {
 		line = line[:tellWidth-1]
 	}
 	t.clear()
-	fmt.Fprint(t.w, line)
+	_, _ = fmt.Fprint(t.w, line)
 	t.shown = true
 }
 
 func (t *Teller) clear() {
 	if t.shown {
-		fmt.Fprint(t.w, "\r\x1b[K")
+		_, _ = fmt.Fprint(t.w, "\r\x1b[K")
 		t.shown = false
 	}
 }
