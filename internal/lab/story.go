@@ -96,7 +96,7 @@ func (d *storyteller) end(_ context.Context, r *Run) error {
 	var b strings.Builder
 	b.WriteString("\nWhat the clients noticed\n\n")
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "  longest wait, ms\tnormally (median)\tfirst loss\tsecond loss")
+	_, _ = fmt.Fprintln(w, "  longest wait, ms\tnormally (median)\tfirst loss\tsecond loss")
 	for _, t := range []struct {
 		name  string
 		track *Track
@@ -122,7 +122,7 @@ func (d *storyteller) end(_ context.Context, r *Run) error {
 		if m := median(p50); m != nil {
 			normal = fmt.Sprintf("%.1f", *m)
 		}
-		fmt.Fprintln(w, normal+"\t"+strings.Join(waits, "\t"))
+		_, _ = fmt.Fprintln(w, normal+"\t"+strings.Join(waits, "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return err
