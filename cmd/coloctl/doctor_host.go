@@ -55,6 +55,9 @@ func (f *findings) examineHost(ctx context.Context, c *config.Config) {
 // examineQEMU starts the configured QEMU without a machine and asks what it can do.
 func (f *findings) examineQEMU(ctx context.Context, c *config.Config) {
 	const remedy = "install a QEMU built with replication and COLO, such as Debian's"
+	if _, err := exec.LookPath(c.QEMU.Command[0]); err != nil {
+		return // Inspect has said it
+	}
 	features, err := askQEMU(ctx, c.QEMU.Command)
 	if err != nil {
 		f.add("qemu starts", err, "", remedy)

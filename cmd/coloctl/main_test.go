@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -25,6 +27,7 @@ func TestMain(m *testing.M) {
 func coloctl(t *testing.T, args ...string) (code int, out, errOut string) {
 	t.Helper()
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	var o, e bytes.Buffer
 	code = run(t.Context(), append([]string{"coloctl"}, args...), &o, &e)
 	return code, o.String(), e.String()
@@ -189,4 +192,46 @@ func TestOutputs(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q, %q", tt.args, code, out, msg)
 		}
 	}
+}
+
+// What changes something on the nodes says first what it would do, if asked, and can be given a reason; what goes on by itself needn't be waited for.
+func TestChangingCommands(t *testing.T) {
+	changes := map[string]bool{ // and whether it goes on by itself
+		"vm create": false, "vm delete": false, "vm edit": false, "vm start": true, "vm stop": true,
+		"protect": true, "unprotect": true, "switchover": true, "failover": true, "resync": true,
+	}
+	app, _ := newApp(&bytes.Buffer{}, &bytes.Buffer{})
+	walk(app.Commands, nil, func(path []string, c *cli.Command) {
+		name := strings.Join(path, " ")
+		var flags []string
+		for _, f := range c.Flags {
+			flags = append(flags, f.Names()...)
+		}
+		has := func(names ...string) bool {
+			for _, n := range names {
+				if !slices.Contains(flags, n) {
+					return false
+				}
+			}
+			return true
+		}
+		goesOn, change := changes[name]
+		if change && !has("dry-run", "yes", "reason", "context", "timeout", "output") {
+			t.Errorf("%s: flags %q", name, flags)
+		}
+		if goesOn && !has("wait", "no-wait") {
+			t.Errorf("%s can't be left alone: flags %q", name, flags)
+		}
+		if !change && has("dry-run") {
+			t.Errorf("%s changes something, and is not in this test", name)
+		}
+		delete(changes, name)
+	})
+	if len(changes) > 0 {
+		t.Errorf("missing: %v", changes)
+	}
+}
+
+func contextFor(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
 }

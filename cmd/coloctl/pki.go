@@ -123,6 +123,9 @@ func pkiIssue(cc *cli.Context) error {
 		return usagef("--life %s: expected a minute or more", o.Life)
 	}
 	path, err := pki.Issue(dir, o)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
 	if err != nil {
 		err = &taskError{task: "issue a certificate for " + o.String(), err: err}
 		if errors.Is(err, pki.ErrExists) {

@@ -192,4 +192,3 @@ func TestText(t *testing.T) {
 		t.Errorf("bytes: %q", got)
 	}
 }
-

@@ -17,7 +17,7 @@ import (
 
 // The scripts run the program as people do. Those below testdata/lab need QEMU and namespaces.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: filepath.Join("testdata", "script"), Setup: isolate})
+	testscript.Run(t, testscript.Params{Dir: filepath.Join("testdata", "script"), Setup: isolate, Cmds: scriptCommands})
 }
 
 func TestLabScripts(t *testing.T) {
@@ -39,6 +39,7 @@ func TestLabScripts(t *testing.T) {
 
 // isolate gives a script folders of its own, and the QEMU of this test.
 func isolate(e *testscript.Env) error {
+	e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "config"))
 	e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
 	e.Setenv("TMPDIR", filepath.Join(e.WorkDir, ".tmp"))
 	for _, name := range append(qemuVariables, "HOME", "XDG_CACHE_HOME", "GOCACHE", "GOMODCACHE", "GOPATH", "COLOCTL_ACCEL", "COLOCTL_GUEST_INIT") {
@@ -112,6 +113,8 @@ func TestPairScripts(t *testing.T) {
 		},
 	})
 }
+
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){"exits": exits}
 
 // exits runs a program that must end with an exit code: exits 3 coloctl status.
 func exits(ts *testscript.TestScript, _ bool, args []string) {

@@ -24,12 +24,16 @@ func but(h half, change func(*colo.Status)) half {
 	return h
 }
 
-func mute(node string, err error) half { return half{Node: node, err: err, Error: err.Error(), target: &target{name: node}} }
+func mute(node string, err error) half {
+	return half{Node: node, err: err, Error: err.Error(), target: &target{name: node}}
+}
 
 var errSilent = errors.New("timeout")
 
 func TestJudge(t *testing.T) {
-	bad := func(reason string) func(*colo.Status) { return func(s *colo.Status) { s.Verdict = colo.Verdict{Reason: reason} } }
+	bad := func(reason string) func(*colo.Status) {
+		return func(s *colo.Status) { s.Verdict = colo.Verdict{Reason: reason} }
+	}
 	tests := []struct {
 		name   string
 		halves []half
