@@ -239,6 +239,7 @@ func (c *qemuCopy) watch() {
 			return
 		case <-answer:
 			asked, hung = time.Time{}, false
+			continue // the next question comes with the next tick
 		case <-tick.C:
 		}
 		if c.proc.frozen() {
