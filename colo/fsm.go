@@ -94,6 +94,7 @@ const (
 	guardSilent    = "replication-silent" // the checkpoint that was due has not ended
 	guardWhole     = "current-and-whole"  // this node alone is current, and no disk here is incomplete
 	guardNoQEMU    = "no-qemu"            // no QEMU of the VM is known to run here
+	guardCounted   = "peer-counts"        // as far as this node knows the peer's copy may still go on
 	guardSecondary = "was-secondary"      // this copy was the secondary before the arbitration
 )
 
@@ -148,6 +149,7 @@ var (
 		{on(Detaching), upon(PlanError), "", Protected, "", false, "nothing was changed"},
 		{on(Detaching), upon(Undecided), "", Arbitrating, planClaim, false, "the arbiter did not answer in the middle"},
 		{on(Detaching, SwitchingOver), upon(Lost), "", Outdated, planFence, false, "the peer has gone on by itself"},
+		{on(Detaching), upon(ChannelLost, PeerLost, PeerDead), guardCounted, Arbitrating, planClaim, false, "the peer was lost before it was counted out"},
 		{on(Detaching), upon(ChannelLost, PeerLost, PeerDead), "", same, "", false, "expected: the secondary is being dropped"},
 		{on(Protected), upon(ReqSwitchover), "", SwitchingOver, planSwitchover, false, ""},
 		{on(SwitchingOver), upon(Done), "", Outdated, "", false, "the peer runs the VM now"},

@@ -44,9 +44,11 @@ type machine struct {
 	marks   marks
 	// guestOff says that the guest has switched itself off since it was started.
 	guestOff bool
-	givenUp  string // why recovery has stopped; empty while it hasn't
-	resets   int    // how often a person made it begin anew
-	outlook  string // what recovery is waiting for
+	// silencing is closed at the end of the last silence; nil before the first.
+	silencing chan struct{}
+	givenUp   string // why recovery has stopped; empty while it hasn't
+	resets    int    // how often a person made it begin anew
+	outlook   string // what recovery is waiting for
 }
 
 // message is an event on its way to the state machine.
@@ -249,6 +251,9 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 	}
 	switch {
 	case t.Plan != "" && m.job != nil:
+		if t.Plan == planClaim {
+			m.silence(ctx) // the running plan may wait for the arbiter's answer for long
+		}
 		m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
 		if m.following != nil {
 			m.following.answer(&interruptedError{string(t.Event)})
@@ -270,6 +275,38 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 		}
 	default:
 		msg.answer(nil)
+	}
+}
+
+// silence cuts the tap without waiting for a plan. The claim that follows waits for it, does it again, and minds its outcome.
+func (m *machine) silence(ctx context.Context) {
+	c := m.current()
+	if c == nil {
+		return
+	}
+	done := make(chan struct{})
+	m.mu.Lock()
+	m.silencing = done
+	m.mu.Unlock()
+	m.n.wg.Go(func() {
+		defer close(done)
+		if err := c.Cut(ctx); err != nil {
+			m.log.Warn("the tap was not cut at once", "err", err)
+		}
+	})
+}
+
+// silenced waits for the end of silence, so that it can't cut a tap that was joined after it.
+func (m *machine) silenced(ctx context.Context) {
+	m.mu.Lock()
+	done := m.silencing
+	m.mu.Unlock()
+	if done == nil {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 
@@ -343,6 +380,9 @@ func (m *machine) holds(guard string) bool {
 	case guardNoQEMU:
 		rec, _ := m.info()
 		return m.current() == nil && rec.Instance == nil
+	case guardCounted:
+		rec, _ := m.info()
+		return len(rec.Members) > 1
 	case guardSecondary:
 		return m.marked().secondary
 	}

@@ -173,19 +173,22 @@ func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error
 			return arbiter.Record{}, fmt.Errorf("%w: %w", errUndecided, err)
 		}
 	}
+	// The peer may have been counted in: when this is interrupted, not a word from then on. The arbiter's answer may take its time.
+	stop := context.AfterFunc(ctx, func() { m.silence(m.n.ctx) })
+	defer stop()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		got, err := m.advance(ctx, []string{m.n.cfg.Name, peer})
-		if err == nil || errors.Is(err, errLost) {
+		switch {
+		case errors.Is(err, errLost):
 			return got, err
+		case err == nil && stop():
+			return got, nil
+		case ctx.Err() != nil: // this copy is silent by now: who may speak is decided anew
+			return got, fmt.Errorf("%w: %w", errUndecided, context.Cause(ctx))
 		}
 		m.log.Warn("the arbiter did not count the peer's copy in", "err", err)
 		select {
 		case <-ctx.Done():
-			if c := m.current(); c != nil { // the peer may have been counted in: not a word from now on
-				if cerr := c.Cut(context.WithoutCancel(ctx)); cerr != nil {
-					err = errors.Join(err, cerr)
-				}
-			}
 			return got, fmt.Errorf("%w: %w", errUndecided, err)
 		case <-time.After(wait):
 		}

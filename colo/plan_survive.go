@@ -22,6 +22,7 @@ const arbiterTimeout = 3 * time.Second
 func (m *machine) claimPlan() *Plan {
 	k := m.marked()
 	steps := []Step{{Name: "cut the tap", Do: func(ctx context.Context) error {
+		m.silenced(ctx)
 		if c := m.current(); c != nil {
 			return c.Cut(ctx)
 		}
