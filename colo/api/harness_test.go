@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -47,7 +46,6 @@ type host struct {
 	addr     string
 	socket   string
 	store    *state.Store
-	peers    atomic.Pointer[[]string]
 }
 
 // site is two hosts without QEMU that speak to each other through their servers, and an authority.
@@ -286,5 +284,5 @@ func raw(t testing.TB, c *Client, method, path, contentType, body string) (int, 
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
 	must(t, err)
-	return resp.StatusCode, fmt.Sprintf("%s", got)
+	return resp.StatusCode, string(got)
 }

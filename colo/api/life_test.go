@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -209,9 +210,8 @@ func TestSpec(t *testing.T) {
 		t.Errorf("over somebody else's change: %v", err)
 	}
 	done(t, c)(c.Start(ctx, "web", Request{}))
-	slower := more + "\n"
-	slower = strings.Replace(slower, "checkpoint-delay: 500ms", "checkpoint-delay: 900ms", 1)
-	if slower == more+"\n" {
+	slower := regexp.MustCompile(`checkpoint-delay: \w+`).ReplaceAllString(more, "checkpoint-delay: 900ms")
+	if slower == more {
 		t.Fatalf("no checkpoint-delay in\n%s", more)
 	}
 	if vm, err = c.SetSpec(ctx, "web", SpecText{YAML: []byte(slower)}, ""); err != nil || vm.Spec.Protection.CheckpointDelay != colo.Duration(900*time.Millisecond) {

@@ -179,7 +179,7 @@ func (o *operations) observe(ev colo.Event) {
 	defer o.mu.Unlock()
 	for _, e := range o.all {
 		if e.State == Running && e.VM == ev.VM {
-			e.Operation.observe(ev)
+			e.observe(ev)
 		}
 	}
 }

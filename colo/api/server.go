@@ -169,6 +169,9 @@ func (s *Server) serve(l net.Listener, cfg *tls.Config) error {
 		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(s.log.With("listener", l.Addr().String()).Handler(), slog.LevelWarn),
 	}
+	silent := &silentConns{open: map[net.Conn]struct{}{}}
+	h.ConnState = silent.note
+	h.RegisterOnShutdown(silent.close)
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -189,6 +192,30 @@ func (s *Server) serve(l net.Listener, cfg *tls.Config) error {
 		return nil
 	}
 	return err
+}
+
+// silentConns are connections that have asked for nothing yet. A server that shuts down would wait five seconds for their first word.
+type silentConns struct {
+	mu   sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+func (c *silentConns) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state == http.StateNew {
+		c.open[conn] = struct{}{}
+	} else {
+		delete(c.open, conn)
+	}
+}
+
+func (c *silentConns) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		_ = conn.Close()
+	}
 }
 
 // Close ends streams and waiting, lets requests finish until ctx ends, and then ends them. Operations go on: close the node, then call [Server.Wait].

@@ -144,10 +144,18 @@ func Load(file string) (*Config, error) {
 // Parse reads a node's configuration, fills in defaults and checks it. Relative paths are those of the file's folder.
 func Parse(data []byte, file string) (*Config, error) {
 	c := &Config{}
-	if err := colo.ReadYAML(data, file, "configuration", c, func() error { c.setDefaults(filepath.Dir(file)); return c.Validate() }); err != nil {
+	if err := colo.ReadYAML(data, file, "configuration", c, func() error { c.setDefaults(folderOf(file)); return c.Validate() }); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// folderOf is absolute: QEMUs and later runs of the daemon get these paths too.
+func folderOf(file string) string {
+	if abs, err := filepath.Abs(file); err == nil {
+		file = abs
+	}
+	return filepath.Dir(file)
 }
 
 func setDefault[T comparable](v *T, def T) {

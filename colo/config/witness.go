@@ -37,7 +37,7 @@ func ParseWitness(data []byte, file string) (*WitnessConfig, error) {
 		setDefault(&c.State, "/var/lib/coloctl/witness.db")
 		c.Log.setDefaults()
 		for _, p := range []*string{&c.State, &c.TLS.Identity, &c.TLS.Trust} {
-			absolute(p, filepath.Dir(file))
+			absolute(p, folderOf(file))
 		}
 		return c.Validate()
 	})

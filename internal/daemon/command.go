@@ -49,7 +49,7 @@ func (p Program) Main(args []string) int {
 	}
 	err := p.run(args)
 	if err != nil && !errors.Is(err, errFindings) {
-		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
+		_, _ = fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
 	}
 	var u *usageError
 	switch {
@@ -89,8 +89,8 @@ func (p Program) run(args []string) error {
 	set.StringVar(&file, "config", file, "")
 	err := set.Parse(rest)
 	if errors.Is(err, flag.ErrHelp) || verb == "help" {
-		fmt.Fprintf(p.Stdout, usage, p.Name)
-		return nil
+		_, err := fmt.Fprintf(p.Stdout, usage, p.Name)
+		return err
 	}
 	if err != nil {
 		return &usageError{err.Error() + "\n" + fmt.Sprintf(usage, p.Name)}
@@ -116,8 +116,8 @@ func (p Program) run(args []string) error {
 		}
 		return p.report(c.Inspect())
 	case "version":
-		fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, p.Version)
-		return nil
+		_, err := fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, p.Version)
+		return err
 	}
 	return &usageError{fmt.Sprintf("unknown command %q\n", verb) + fmt.Sprintf(usage, p.Name)}
 }
@@ -154,9 +154,12 @@ func (p Program) report(found []config.Finding) error {
 		if !f.OK {
 			word, err = "FAIL", errFindings
 		}
-		fmt.Fprintf(p.Stdout, "%s  %s: %s\n", word, f.Rule, f.Text)
+		text := fmt.Sprintf("%s  %s: %s\n", word, f.Rule, f.Text)
 		if !f.OK {
-			fmt.Fprintf(p.Stdout, "      → %s\n", f.Remedy)
+			text += fmt.Sprintf("      → %s\n", f.Remedy)
+		}
+		if _, werr := io.WriteString(p.Stdout, text); werr != nil {
+			return werr
 		}
 	}
 	return err
