@@ -123,7 +123,7 @@ func (a action) run(cc *cli.Context, s *site) error {
 	if err != nil {
 		err = attempt(err, a.kind, vm, t)
 		if missing := silent(halves); len(missing) > 0 && errors.As(err, new(*colo.UnexpectedEventError)) {
-			err = &taskError{err.Error(), fmt.Errorf("%s, which may run it, does not answer", strings.Join(missing, ", ")), "see: coloctl status " + vm}
+			err = &taskError{"", fmt.Errorf("%w; %s, which may run it, does not answer", err, strings.Join(missing, ", ")), "see: coloctl status " + vm}
 		}
 		return err
 	}

@@ -14,12 +14,18 @@ import (
 
 // taskError says what was tried, and where, before what came back.
 type taskError struct {
-	task string
+	task string // empty when the error says it already
 	err  error
 	next string // what to do, if that depends on the task
 }
 
-func (e *taskError) Error() string { return e.task + ": " + e.err.Error() }
+func (e *taskError) Error() string {
+	if e.task == "" {
+		return e.err.Error()
+	}
+	return e.task + ": " + e.err.Error()
+}
+
 func (e *taskError) Unwrap() error { return e.err }
 
 // attempt names what was tried on which VM and node in an error.

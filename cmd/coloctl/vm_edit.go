@@ -47,7 +47,7 @@ func vmEdit(cc *cli.Context, s *site) error {
 	text.Reason = cc.String("reason")
 	err = applySpec(cc, t, vm, text, old, tag)
 	if err != nil && kept != "" {
-		return &taskError{err.Error(), fmt.Errorf("what was typed is in %s", kept), fmt.Sprintf("correct it, then: coloctl vm edit %s -f %s", vm, kept)}
+		return &taskError{"", fmt.Errorf("%w; what was typed is in %s", err, kept), fmt.Sprintf("correct it, then: coloctl vm edit %s -f %s", vm, kept)}
 	}
 	if kept != "" {
 		_ = os.Remove(kept)
