@@ -222,7 +222,7 @@ func (c *qemuCopy) lost(text string) {
 // QEMU waits for it; a QEMU that does not even answer out of band is itself the one that stands still.
 func (c *qemuCopy) watch() {
 	hang := c.l.cfg.HangTimeout
-	tick := time.NewTicker(min(hang/8, 200*time.Millisecond))
+	tick := time.NewTicker(min(hang/8, 100*time.Millisecond))
 	defer tick.Stop()
 	var (
 		asked   time.Time // the open question
