@@ -231,6 +231,7 @@ func (f *findings) examinePeer(ctx context.Context, c *config.Config, p *config.
 	}
 }
 
+// examineArbiter asks the arbiter as far as [config.Config.Inspect] has not: it runs the agents of fencing.
 func (f *findings) examineArbiter(ctx context.Context, c *config.Config, creds *pki.Credentials) {
 	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
@@ -250,9 +251,6 @@ func (f *findings) examineArbiter(ctx context.Context, c *config.Config, creds *
 			}
 			f.add("etcd "+e, err, "reachable", "is etcd up there? look at address and firewalls")
 		}
-	case config.ArbiterFence:
-		path, err := exec.LookPath(a.Fence.Agent)
-		f.add("fence agent", err, path, "install the package fence-agents, or correct arbiter.fence.agent")
 	}
 }
 

@@ -188,7 +188,7 @@ func diskCell(s *colo.Status, name string, newest uint64) string {
 	case d.Generation == 0:
 		return fmt.Sprintf("%s, never equal", d.Size)
 	}
-	return fmt.Sprintf("%s, stale since generation %d", d.Size, d.Generation)
+	return fmt.Sprintf("%s, stale, of generation %d", d.Size, d.Generation)
 }
 
 // nicCell is one half of a NIC. What a NIC does follows from the state: see the package netcompare.
@@ -229,7 +229,7 @@ func drawNodes(b *strings.Builder, r *report) {
 			continue
 		}
 		i := n.Status.Info
-		daemons = append(daemons, fmt.Sprintf("%s, QEMU %s (%s)", n.Status.Version, i.QEMU, i.Accel))
+		daemons = append(daemons, fmt.Sprintf("QEMU %s %s, %s", i.QEMU, i.Accel, n.Status.Version))
 		arbiters = append(arbiters, arbiterCell(n.Status.Arbiter, r, n.Node))
 		p := n.Status.Peer
 		if p == nil {

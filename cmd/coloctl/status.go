@@ -199,14 +199,12 @@ func (s *site) reportVM(ctx context.Context, vm string, last *report) (*vmReport
 
 // primary is the half where checkpoints are made.
 func (v *vmReport) primary() *colo.Status {
-	for _, h := range v.Halves {
-		if h.has() && h.Status.Checkpoints.Count > 0 && runsAsPrimary(h.Status.State) {
-			return h.Status
-		}
-	}
-	for _, h := range v.Halves {
-		if h.has() && h.Status.Checkpoints.Count > 0 {
-			return h.Status
+	// The engine keeps the figures of the last COLO.
+	for _, state := range []colo.State{colo.Protected, colo.Attaching, colo.Secondary} {
+		for _, h := range v.Halves {
+			if h.has() && h.Status.State == state && h.Status.Checkpoints.Count > 0 {
+				return h.Status
+			}
 		}
 	}
 	return nil
