@@ -42,8 +42,8 @@ func (a *Arbiter) begin(ctx context.Context, vm string) (context.Context, func()
 	}
 }
 
-func (a *Arbiter) takeOff(vm string, p phase) (f *flight, land func()) {
-	f = &flight{phase: p}
+func (a *Arbiter) takeOff(vm string) (f *flight, land func()) {
+	f = &flight{phase: sending}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flights[vm] = f
@@ -92,18 +92,18 @@ func (a *Arbiter) heard() {
 var errChanged = errors.New("the record has changed meanwhile")
 
 // swap replaces what is kept, if the record is still the one that the decision was made on.
-func (a *Arbiter) swap(vm string, was *arbiter.Record, k kept) error {
+func (a *Arbiter) swap(vm string, was, k kept) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.swapLocked(vm, was, k)
 }
 
-func (a *Arbiter) swapLocked(vm string, was *arbiter.Record, k kept) error {
+func (a *Arbiter) swapLocked(vm string, was, k kept) error {
 	now, err := a.store.load(vm)
 	if err != nil {
 		return unreachable(err)
 	}
-	if !deref(now.Record).Equal(*deref(was)) {
+	if !now.same(was) {
 		return unreachable(errChanged)
 	}
 	if err := a.store.save(vm, k); err != nil {
@@ -112,43 +112,64 @@ func (a *Arbiter) swapLocked(vm string, was *arbiter.Record, k kept) error {
 	return nil
 }
 
-// merge compares the peer's record with the own one. The newer one of two is the newest there is, because every change is stored by the
-// node that made it, and both are here to tell. Where the peer has none that is so only if somebody is sure.
-func (a *Arbiter) merge(vm string, have *arbiter.Record, sure bool) (kept, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.mergeLocked(vm, have, sure)
+// same says whether two are of the same record.
+func (k kept) same(o kept) bool {
+	return k.Epoch == o.Epoch && deref(k.Record).Equal(*deref(o.Record))
 }
 
-func (a *Arbiter) mergeLocked(vm string, have *arbiter.Record, sure bool) (kept, error) {
+// word is what the other node says of its record.
+type word struct {
+	record *arbiter.Record
+	epoch  uint64
+	sure   bool
+}
+
+func (m Message) said() word { return word{m.Have, m.Epoch, m.Sure} }
+func (r Reply) said() word   { return word{r.Have, r.Epoch, r.Sure} }
+
+// merge compares the peer's record with the own one. The newer one of two is the newest there is, because every change is stored by the
+// node that made it, and both are here to tell. Where the peer has none that is so only if somebody is sure.
+func (a *Arbiter) merge(vm string, w word) (kept, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mergeLocked(vm, w, true)
+}
+
+// mergeLocked is merge. Only a reply says that what was sent before it has been dealt with.
+func (a *Arbiter) mergeLocked(vm string, w word, reply bool) (kept, error) {
 	k, err := a.store.load(vm)
 	if err != nil {
 		return kept{}, unreachable(err)
 	}
 	out := k
-	out.Offered = nil
-	switch mine := k.Record; {
-	case have == nil && mine == nil:
-	case have == nil:
-		// A peer that was never told, or has lost its file. It can't confirm anything.
-	case mine == nil:
-		out.Record, out.Boot = have, ""
-		if sure || !have.Has(a.opt.Node) {
+	if reply {
+		out.Offered, out.Forgetting = nil, false
+	}
+	switch mine, have := k.Record, w.record; {
+	case w.epoch == k.Epoch && mine == nil && have == nil:
+	case w.epoch > k.Epoch, w.epoch == k.Epoch && mine == nil:
+		out = kept{Record: have, Epoch: w.epoch}
+		if have != nil && (w.sure || !have.Has(a.opt.Node)) {
 			out.Boot = a.opt.Boot
 		}
+	case mine == nil:
+	case have == nil:
+		// A peer that was never told, or has lost its file. It can't confirm anything.
+	case w.epoch < k.Epoch:
+		out.Boot = a.opt.Boot
 	case mine.Equal(*have):
 		out.Boot, out.Untold = a.opt.Boot, false
 	case a.newer(*have, *mine):
 		if !mine.Has(a.opt.Peer) && have.By != a.opt.Node {
 			return kept{}, fmt.Errorf("%w: %s here, %s there", ErrSplit, mine, have)
 		}
-		out = kept{Record: have, Boot: a.opt.Boot}
+		out = kept{Record: have, Epoch: k.Epoch, Boot: a.opt.Boot}
 	case a.newer(*mine, *have):
 		out.Boot = a.opt.Boot
 	default:
 		return kept{}, fmt.Errorf("%w: %s here, %s there", ErrSplit, mine, have)
 	}
-	if deref(out.Record).Equal(*deref(k.Record)) && out.Boot == k.Boot && out.Untold == k.Untold && k.Offered == nil {
+	if out.same(k) && out.Boot == k.Boot && out.Untold == k.Untold && out.Offered == k.Offered && out.Forgetting == k.Forgetting {
 		return out, nil
 	}
 	if err := a.store.save(vm, out); err != nil {
@@ -186,11 +207,9 @@ func (a *Arbiter) Receive(ctx context.Context, from string, m Message) (Reply, e
 		if err := a.valid(*m.Next, from); err != nil {
 			return Reply{}, err
 		}
-		if !m.Next.Has(a.opt.Node) && a.opt.Consent != nil {
-			if err := a.opt.Consent(ctx, *m.Next); err != nil {
-				a.heard()
-				return Reply{Refused: err.Error()}, nil
-			}
+		if refused := a.consent(ctx, *m.Next); refused != nil {
+			a.heard()
+			return Reply{Refused: refused.Error()}, nil
 		}
 	}
 	a.mu.Lock()
@@ -210,23 +229,31 @@ func (a *Arbiter) Receive(ctx context.Context, from string, m Message) (Reply, e
 	return a.answer(m)
 }
 
+// consent asks, without the lock, whether this node may be left out.
+func (a *Arbiter) consent(ctx context.Context, next arbiter.Record) error {
+	if a.opt.Consent == nil || next.Has(a.opt.Node) {
+		return nil
+	}
+	a.mu.Lock()
+	k, err := a.store.load(next.VM)
+	a.mu.Unlock()
+	if err != nil || !deref(k.Record).Has(a.opt.Node) {
+		return err
+	}
+	return a.opt.Consent(ctx, next)
+}
+
 // busy says whether a message must wait for an own change. When both nodes change the same record at once, the lesser name goes first.
 func (a *Arbiter) busy(m Message) bool {
 	f := a.flights[m.VM]
 	if f == nil || f.phase == decided {
 		return false
 	}
-	if f.phase == fencing || f.phase == forgetting && m.Kind == kindCompare {
-		return true
-	}
-	return a.opt.Node < a.opt.Peer
+	return f.phase == fencing || a.opt.Node < a.opt.Peer
 }
 
 func (a *Arbiter) answer(m Message) (Reply, error) {
-	k, err := a.mergeLocked(m.VM, m.Have, m.Sure)
-	if errors.Is(err, ErrSplit) {
-		return Reply{Refused: err.Error()}, nil
-	}
+	k, err := a.mergeLocked(m.VM, m.said(), false)
 	if err != nil {
 		return Reply{Refused: err.Error()}, nil
 	}
@@ -238,14 +265,14 @@ func (a *Arbiter) answer(m Message) (Reply, error) {
 			return Reply{Refused: err.Error()}, nil
 		}
 		if changed {
-			k = kept{Record: &stored, Boot: a.opt.Boot}
+			k = kept{Record: &stored, Epoch: k.Epoch, Boot: a.opt.Boot}
 			if err := a.store.save(m.VM, k); err != nil {
 				return Reply{Refused: err.Error()}, nil
 			}
 		}
 	case kindForget:
 		if k.Record != nil && k.Record.Generation == m.Generation {
-			k = kept{}
+			k = kept{Epoch: k.Epoch + 1}
 			if err := a.store.save(m.VM, k); err != nil {
 				return Reply{Refused: err.Error()}, nil
 			}
@@ -253,7 +280,7 @@ func (a *Arbiter) answer(m Message) (Reply, error) {
 	default:
 		return Reply{Refused: fmt.Sprintf("unknown message %q", m.Kind)}, nil
 	}
-	return Reply{Have: k.Record, Sure: a.current(k)}, nil
+	return Reply{Have: k.Record, Epoch: k.Epoch, Sure: a.current(k)}, nil
 }
 
 // job is one fencing.
@@ -271,6 +298,10 @@ func (a *Arbiter) cutOff(ctx context.Context, vm string) error {
 	if a.fenced {
 		a.mu.Unlock()
 		return nil
+	}
+	if err := a.ctx.Err(); err != nil {
+		a.mu.Unlock()
+		return err
 	}
 	j := a.job
 	if j == nil {

@@ -43,7 +43,7 @@ type Options struct {
 	FenceTimeout time.Duration
 	// Timeout for a call, if its context doesn't end earlier, and for one exchange with the peer. Default: 5 s and 1 s.
 	Timeout, Attempt time.Duration
-	// Consent, if set, is asked before this node agrees to a record without itself. An error refuses it, and the peer has to wait.
+	// Consent, if set, is asked before this node, a member, agrees to a record without itself. An error refuses it, and the peer has to wait.
 	Consent func(ctx context.Context, next arbiter.Record) error
 	// Boot identifies this host's run. Default: the kernel's boot id.
 	Boot string
@@ -80,7 +80,6 @@ type phase int
 
 const (
 	sending phase = iota
-	forgetting
 	decided
 	fencing
 )
@@ -119,7 +118,9 @@ func New(o Options) (*Arbiter, error) {
 
 // Close ends a fencing that is under way, waits for it, and closes the file.
 func (a *Arbiter) Close() error {
+	a.mu.Lock() // after this no fencing begins
 	a.cancel()
+	a.mu.Unlock()
 	a.wg.Wait()
 	return a.store.db.Close()
 }
@@ -177,7 +178,7 @@ func (a *Arbiter) Advance(ctx context.Context, next arbiter.Record) (arbiter.Rec
 		return arbiter.Record{}, err
 	}
 	defer done()
-	f, land := a.takeOff(next.VM, sending)
+	f, land := a.takeOff(next.VM)
 	defer land()
 	for {
 		k, err := a.settle(ctx, next.VM)
@@ -196,7 +197,7 @@ func (a *Arbiter) Advance(ctx context.Context, next arbiter.Record) (arbiter.Rec
 		case !changed:
 			return stored, nil
 		case k.Record != nil && !k.Record.Has(a.opt.Peer):
-			return a.decide(ctx, f, *k.Record, next)
+			return a.decide(ctx, f, k, next)
 		}
 		if got, finished, err := a.agree(ctx, f, k, next); finished || err != nil {
 			return got, err
@@ -214,7 +215,7 @@ func (a *Arbiter) Forget(ctx context.Context, vm string, generation uint64) erro
 		return err
 	}
 	defer done()
-	_, land := a.takeOff(vm, forgetting)
+	_, land := a.takeOff(vm)
 	defer land()
 	for {
 		k, err := a.settle(ctx, vm)
@@ -226,16 +227,21 @@ func (a *Arbiter) Forget(ctx context.Context, vm string, generation uint64) erro
 		case k.Record.Generation != generation:
 			return fmt.Errorf("%w: %s is at %d, not %d", arbiter.ErrConflict, vm, k.Record.Generation, generation)
 		}
-		r, err := a.exchange(ctx, Message{Kind: kindForget, VM: vm, Have: k.Record, Sure: true, Generation: generation})
+		// Until the peer has said whether it is done there, nothing else is begun with this record.
+		pending := k
+		pending.Forgetting = true
+		if err := a.swap(vm, k, pending); err != nil {
+			return err
+		}
+		r, err := a.exchange(ctx, a.message(kindForget, vm, k, Message{Generation: generation}))
 		switch {
 		case err != nil && !errors.Is(err, ErrAnswered):
 			return unreachable(err)
-		case err == nil && !r.Busy && r.Refused == "" && r.Have == nil:
-			return a.swap(vm, k.Record, kept{})
 		case err == nil && !r.Busy && r.Refused == "":
-			if _, err := a.merge(vm, r.Have, r.Sure); err != nil {
-				return err
+			if _, err := a.merge(vm, r.said()); err != nil || r.Epoch > k.Epoch {
+				return err // done; what may be there by now was made afterwards
 			}
+			continue
 		}
 		if err := pause(ctx); err != nil {
 			return err
@@ -243,10 +249,16 @@ func (a *Arbiter) Forget(ctx context.Context, vm string, generation uint64) erro
 	}
 }
 
+// message fills in what every message says about the own record.
+func (a *Arbiter) message(kind, vm string, k kept, m Message) Message {
+	m.Kind, m.VM, m.Have, m.Epoch, m.Sure = kind, vm, k.Record, k.Epoch, a.current(k)
+	return m
+}
+
 // decide is for a node that alone may change the record: it stores the next one, and then tells the peer if that is to be a member.
-func (a *Arbiter) decide(ctx context.Context, f *flight, cur, next arbiter.Record) (arbiter.Record, error) {
+func (a *Arbiter) decide(ctx context.Context, f *flight, k kept, next arbiter.Record) (arbiter.Record, error) {
 	untold := next.Has(a.opt.Peer)
-	if err := a.swap(next.VM, &cur, kept{Record: &next, Boot: a.opt.Boot, Untold: untold}); err != nil {
+	if err := a.swap(next.VM, k, kept{Record: &next, Epoch: k.Epoch, Boot: a.opt.Boot, Untold: untold}); err != nil {
 		return arbiter.Record{}, err
 	}
 	if !untold {
@@ -264,11 +276,13 @@ func (a *Arbiter) agree(ctx context.Context, f *flight, k kept, next arbiter.Rec
 	alone := k.Record != nil && !next.Has(a.opt.Peer)
 	if !alone {
 		// Whether it is stored will be for the peer to say.
-		if err := a.swap(next.VM, k.Record, kept{Record: k.Record, Boot: k.Boot, Offered: &next}); err != nil {
+		pending := k
+		pending.Offered = &next
+		if err := a.swap(next.VM, k, pending); err != nil {
 			return arbiter.Record{}, false, err
 		}
 	}
-	r, err := a.exchange(ctx, Message{Kind: kindStore, VM: next.VM, Have: k.Record, Sure: true, Next: &next})
+	r, err := a.exchange(ctx, a.message(kindStore, next.VM, k, Message{Next: &next}))
 	switch {
 	case errors.Is(err, ErrAnswered), err == nil && (r.Busy || r.Refused != ""):
 		if r.Refused != "" {
@@ -276,7 +290,10 @@ func (a *Arbiter) agree(ctx context.Context, f *flight, k kept, next arbiter.Rec
 		}
 		return arbiter.Record{}, false, nil
 	case err == nil:
-		m, err := a.merge(next.VM, r.Have, true)
+		m, err := a.merge(next.VM, r.said())
+		if err == nil && r.Have != nil && r.Have.Equal(next) {
+			return next, true, nil // also if it has been replaced since: this is what the claim came to
+		}
 		if err != nil || m.Record == nil || m.Record.Equal(*deref(k.Record)) {
 			return arbiter.Record{}, false, err
 		}
@@ -284,7 +301,9 @@ func (a *Arbiter) agree(ctx context.Context, f *flight, k kept, next arbiter.Rec
 	case !alone || len(a.opt.Fencers) == 0:
 		return arbiter.Record{}, true, unreachable(err)
 	}
-	a.set(f, fencing)
+	if err := a.takeAim(f, next.VM, k); err != nil {
+		return arbiter.Record{}, false, nil
+	}
 	defer a.set(f, sending)
 	if err := a.cutOff(ctx, next.VM); err != nil {
 		if errors.Is(err, errPeerBack) {
@@ -297,10 +316,24 @@ func (a *Arbiter) agree(ctx context.Context, f *flight, k kept, next arbiter.Rec
 	if !a.fenced {
 		return arbiter.Record{}, false, nil // it was heard of again
 	}
-	if err := a.swapLocked(next.VM, k.Record, kept{Record: &next, Boot: a.opt.Boot}); err != nil {
+	if err := a.swapLocked(next.VM, k, kept{Record: &next, Epoch: k.Epoch, Boot: a.opt.Boot}); err != nil {
 		return arbiter.Record{}, true, err
 	}
 	return next, true, nil
+}
+
+// takeAim begins a fencing if nothing has changed since it was decided on. From now on the peer gets no agreement.
+func (a *Arbiter) takeAim(f *flight, vm string, was kept) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k, err := a.store.load(vm)
+	if err == nil && !k.same(was) {
+		err = errChanged
+	}
+	if err == nil {
+		f.phase = fencing
+	}
+	return err
 }
 
 func deref(r *arbiter.Record) *arbiter.Record {
@@ -322,17 +355,17 @@ func (a *Arbiter) settle(ctx context.Context, vm string) (kept, error) {
 		if a.current(k) {
 			return k, nil
 		}
-		r, err := a.exchange(ctx, Message{Kind: kindCompare, VM: vm, Have: k.Record})
+		r, err := a.exchange(ctx, a.message(kindCompare, vm, k, Message{}))
 		switch {
 		case err != nil && !errors.Is(err, ErrAnswered):
-			if k.Record != nil && k.Record.Has(a.opt.Node) && k.Offered == nil {
+			if k.Record != nil && k.Record.Has(a.opt.Node) && k.Offered == nil && !k.Forgetting {
 				err = fmt.Errorf("%w: %w", ErrStale, err)
 			}
 			return kept{}, unreachable(err)
 		case err == nil && r.Refused != "":
 			return kept{}, unreachable(errors.New(r.Refused))
 		case err == nil && !r.Busy:
-			m, err := a.merge(vm, r.Have, r.Sure)
+			m, err := a.merge(vm, r.said())
 			if err != nil {
 				return kept{}, err
 			}
@@ -351,7 +384,7 @@ func (a *Arbiter) settle(ctx context.Context, vm string) (kept, error) {
 // this host off, and neither happened.
 func (a *Arbiter) current(k kept) bool {
 	r := k.Record
-	return r != nil && k.Offered == nil && r.Has(a.opt.Node) && (k.Boot == a.opt.Boot || !r.Has(a.opt.Peer))
+	return r != nil && k.Offered == nil && !k.Forgetting && r.Has(a.opt.Node) && (k.Boot == a.opt.Boot || !r.Has(a.opt.Peer))
 }
 
 // tell makes a new member know.
@@ -362,16 +395,16 @@ func (a *Arbiter) tell(ctx context.Context, vm string) (told bool, err error) {
 	if err != nil || !k.Untold {
 		return err == nil, err
 	}
-	r, err := a.exchange(ctx, Message{Kind: kindCompare, VM: vm, Have: k.Record, Sure: true})
+	r, err := a.exchange(ctx, a.message(kindCompare, vm, k, Message{}))
 	switch {
 	case err != nil:
 		return false, err
-	case r.Busy || r.Have == nil || !r.Have.Equal(*k.Record):
+	case r.Busy || r.Have == nil || !r.Have.Equal(*k.Record) || r.Epoch != k.Epoch:
 		return false, fmt.Errorf("the peer doesn't take %s (%s)", k.Record, r.Refused)
 	}
-	k2 := k
-	k2.Untold = false
-	return true, a.swap(vm, k.Record, k2)
+	after := k
+	after.Untold = false
+	return true, a.swap(vm, k, after)
 }
 
 func (a *Arbiter) valid(r arbiter.Record, by string) error {

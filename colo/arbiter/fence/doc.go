@@ -22,6 +22,9 @@
 // past: it must hear from the peer ([ErrStale]), or a person decides. Unlike a witness, two nodes can't tell after a power cut for both
 // which of them was last, unless both are back. The host is told from its next start by the kernel's boot id.
 //
+// The first record of a VM, taking a node in, and Forget need both nodes. A forgotten VM leaves a few bytes in the files, so that a message of
+// before can't bring it back.
+//
 // # Concurrency
 //
 // All methods may be called concurrently. A fencing that was begun goes on when its caller stops waiting; [Arbiter.Close] waits for it.

@@ -25,8 +25,10 @@ type Message struct {
 	// Session and Seq order the messages of a node about a VM, so that one that was given up isn't taken late.
 	Session uint64 `json:"session"`
 	Seq     uint64 `json:"seq"`
-	// Have is the sender's record. Sure: it is certain that the receiver has no newer one of its own making.
+	// Have is the sender's record, and Epoch how often the VM was forgotten before it. Sure: it is certain that the receiver has no newer one
+	// of its own making.
 	Have       *arbiter.Record `json:"have,omitempty"`
+	Epoch      uint64          `json:"epoch,omitempty"`
 	Sure       bool            `json:"sure,omitempty"`
 	Next       *arbiter.Record `json:"next,omitempty"`
 	Generation uint64          `json:"generation,omitempty"`
@@ -37,9 +39,10 @@ type Reply struct {
 	// Busy: try again, something about this VM is under way here. Refused says why, if it is something else.
 	Busy    bool   `json:"busy,omitempty"`
 	Refused string `json:"refused,omitempty"`
-	// Have is the replier's record after the message; Sure as in Message.
-	Have *arbiter.Record `json:"have,omitempty"`
-	Sure bool            `json:"sure,omitempty"`
+	// Have is the replier's record after the message; Epoch and Sure as in Message.
+	Have  *arbiter.Record `json:"have,omitempty"`
+	Epoch uint64          `json:"epoch,omitempty"`
+	Sure  bool            `json:"sure,omitempty"`
 }
 
 const (

@@ -13,10 +13,14 @@ import (
 // kept is what a node remembers of a VM.
 type kept struct {
 	Record *arbiter.Record `json:"record,omitempty"`
+	// Epoch counts how often the VM was forgotten: what belongs to an earlier one is void. It stays when Record goes.
+	Epoch uint64 `json:"epoch,omitempty"`
 	// Boot of this host during which Record was known to be the newest of both nodes.
 	Boot string `json:"boot,omitempty"`
 	// Offered is an own claim that the peer may have stored without this node knowing.
 	Offered *arbiter.Record `json:"offered,omitempty"`
+	// Forgetting: the same for a Forget.
+	Forgetting bool `json:"forgetting,omitempty"`
 	// Untold: the peer is a member of Record and may not know.
 	Untold bool `json:"untold,omitempty"`
 }
@@ -68,11 +72,7 @@ func (s *store) load(vm string) (k kept, err error) {
 
 func (s *store) save(vm string, k kept) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(recordfile.Records)
-		if k == (kept{}) {
-			return b.Delete(key(vm))
-		}
-		return recordfile.Put(b, key(vm), k)
+		return recordfile.Put(tx.Bucket(recordfile.Records), key(vm), k)
 	})
 }
 
