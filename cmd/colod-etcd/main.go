@@ -7,12 +7,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
 
-	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter/etcd"
 	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/daemon"
@@ -25,9 +23,9 @@ func main() {
 }
 
 // open makes the arbiter that a node's file describes.
-func open(ctx context.Context, c *config.Config, _ *pki.Credentials, _ *slog.Logger) (daemon.Arbiter, error) {
-	e := c.Arbiter.Etcd
-	o := etcd.Options{Node: c.Node, Endpoints: e.Endpoints, Prefix: e.Prefix, Username: e.Username, ClusterID: e.ClusterID, Timeout: time.Duration(e.Timeout)}
+func open(ctx context.Context, env daemon.Env) (daemon.Arbiter, error) {
+	e := env.Config.Arbiter.Etcd
+	o := etcd.Options{Node: env.Config.Node, Endpoints: e.Endpoints, Prefix: e.Prefix, Username: e.Username, ClusterID: e.ClusterID, Timeout: time.Duration(e.Timeout)}
 	if e.PasswordFile != "" {
 		text, err := os.ReadFile(e.PasswordFile)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/internal/daemon"
 )
 
 const node = `node: n1
@@ -33,9 +33,13 @@ func parse(t *testing.T, dir, etcd string) *config.Config {
 	return c
 }
 
+func env(t *testing.T, dir, etcd string) daemon.Env {
+	return daemon.Env{Config: parse(t, dir, etcd)}
+}
+
 // TestOpenNeedsNoAnswer: a node starts while its cluster is away, and its arbiter says so when it is asked.
 func TestOpenNeedsNoAnswer(t *testing.T) {
-	a, err := open(t.Context(), parse(t, t.TempDir(), `endpoints: ["http://127.0.0.1:1"], timeout: 500ms`), nil, slog.New(slog.DiscardHandler))
+	a, err := open(t.Context(), env(t, t.TempDir(), `endpoints: ["http://127.0.0.1:1"], timeout: 500ms`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +70,7 @@ func TestFiles(t *testing.T) {
 		"endpoints: [x], username: u, password-file: none":                     "no such file",
 		`endpoints: ["http://127.0.0.1:1"], username: u, password-file: empty`: "is empty",
 	} {
-		a, err := open(t.Context(), parse(t, dir, etcd), nil, slog.New(slog.DiscardHandler))
+		a, err := open(t.Context(), env(t, dir, etcd))
 		if err == nil {
 			_ = a.Close()
 		}

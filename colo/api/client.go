@@ -24,6 +24,9 @@ import (
 // ErrUnreachable is returned when no answer came from the daemon. What was asked for may or may not have been done.
 var ErrUnreachable = errors.New("the node's daemon does not answer")
 
+// errGarbled is in an ErrUnreachable of somebody who answered, but not as a daemon does.
+var errGarbled = errors.New("not an answer of a coloctl daemon")
+
 // ClientOptions say where a daemon is: on this host's Socket, or at Addresses with certificates.
 type ClientOptions struct {
 	Socket string
@@ -157,7 +160,7 @@ func (c *Client) do(ctx context.Context, k *call, out any) (http.Header, error) 
 	if out != nil {
 		// A newer server may say more than this client knows.
 		if err := json.Unmarshal(data, out); err != nil {
-			return nil, fmt.Errorf("%s: %w: not an answer of a coloctl daemon: %w", c.where, ErrUnreachable, err)
+			return nil, fmt.Errorf("%s: %w: %w: %w", c.where, ErrUnreachable, errGarbled, err)
 		}
 	}
 	return resp.Header, nil
@@ -174,7 +177,7 @@ func (c *Client) refusal(resp *http.Response) error {
 		err = json.Unmarshal(data, &body)
 	}
 	if err != nil || body.Error == nil || body.Error.Code == "" {
-		return fmt.Errorf("%s: %w: HTTP %s, not from a coloctl daemon", c.where, ErrUnreachable, resp.Status)
+		return fmt.Errorf("%s: %w: %w: HTTP %s", c.where, ErrUnreachable, errGarbled, resp.Status)
 	}
 	return &Error{Status: resp.StatusCode, Body: *body.Error}
 }

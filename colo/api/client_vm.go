@@ -80,7 +80,7 @@ func (c *Client) Health(ctx context.Context) (out Health, err error) {
 		err = json.Unmarshal(data, &out)
 	}
 	if err != nil || out.Node == "" {
-		return out, fmt.Errorf("%s: %w: not an answer of a coloctl daemon", c.where, ErrUnreachable)
+		return out, fmt.Errorf("%s: %w: %w", c.where, ErrUnreachable, errGarbled)
 	}
 	return out, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/fence"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -71,7 +72,7 @@ var documented = map[string]any{
 	"Entry": state.Entry{}, "NumberedEvent": NumberedEvent{}, "Gap": Gap{}, "Request": Request{}, "StopRequest": StopRequest{}, "ResyncRequest": ResyncRequest{},
 	"FailoverRequest": FailoverRequest{}, "DryRun": DryRun{}, "Preview": colo.Preview{}, "OperationList": OperationList{}, "Operation": Operation{}, "OpStep": OpStep{},
 	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "PeerVM": colo.PeerVM{},
-	"Record": arbiter.Record{}, "Report": colo.Report{},
+	"Record": arbiter.Record{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},
 }
 
 // TestDocumentHasTheFields compares the schemas with the types: each field is described, with a fitting type, and required where it is always there.

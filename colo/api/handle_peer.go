@@ -6,6 +6,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/fence"
 )
 
 // The calls of colo.Peer. The certificate says who calls; a message that names somebody else as its sender is refused.
@@ -106,5 +107,21 @@ func (s *Server) peerReport(w http.ResponseWriter, r *request, do func(context.C
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) peerArbiter(w http.ResponseWriter, r *request) error {
+	var in fence.Message
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if s.opts.Exchange == nil {
+		return apiErrorf(ErrNoRoute, "the arbiter of %s asks no peer: configure the same one on both nodes", s.opts.Node.Info().Name)
+	}
+	out, err := s.opts.Exchange(r.Context(), r.caller.Name, in)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, out)
 	return nil
 }

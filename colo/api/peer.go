@@ -10,6 +10,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/fence"
 )
 
 // Peer makes the calls of [colo.Peer] to another node's daemon. Each call has a connection of its own: one that was open when a link failed would
@@ -18,7 +19,10 @@ type Peer struct {
 	*Client
 }
 
-var _ colo.Peer = (*Peer)(nil)
+var (
+	_ colo.Peer  = (*Peer)(nil)
+	_ fence.Peer = (*Peer)(nil)
+)
 
 // NewPeer makes the way to a peer. It connects when it is used; the peer need not be there.
 func NewPeer(o ClientOptions) (*Peer, error) {
@@ -117,4 +121,22 @@ func (p *Peer) PeerStatus(ctx context.Context, vm string) (colo.Status, error) {
 	var out BothStatus
 	err := p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: []string{"v1", "vms", vm, "status"}, query: url.Values{}}, nil, &out)
 	return out.Status, err
+}
+
+// Exchange implements [fence.Peer]. Whoever answers with the peer's certificate is alive, whatever the answer is.
+func (p *Peer) Exchange(ctx context.Context, m fence.Message) (out fence.Reply, err error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, peerAsk)
+		defer cancel()
+	}
+	k := &call{method: http.MethodPost, path: peerPath("arbiter")}
+	if k.body, err = jsonBody(m); err != nil {
+		return out, err
+	}
+	_, err = p.do(ctx, k, &out)
+	if errors.As(err, new(*Error)) || errors.Is(err, errGarbled) {
+		err = fmt.Errorf("%w: %w", fence.ErrAnswered, err)
+	}
+	return out, err
 }

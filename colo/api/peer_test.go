@@ -15,6 +15,7 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/fence"
 )
 
 // everyCall makes each call of colo.Peer.
@@ -140,6 +141,36 @@ func (s *site) fakePeer(t *testing.T, h http.HandlerFunc) *Peer {
 	p, err := NewPeer(ClientOptions{Node: "n2", Addresses: []string{srv.Listener.Addr().String()}, Credentials: s.credentials(pki.Node, "n1")})
 	must(t, err)
 	return p
+}
+
+// TestWhoAnswersLives: an arbiter that would power the peer off must know a peer that answers nonsense from one that doesn't answer.
+func TestWhoAnswersLives(t *testing.T) {
+	s := newSite(t)
+	m := fence.Message{Kind: "compare", VM: "x", Session: 1, Seq: 1}
+	if _, err := s.peer("n1", "n2").Exchange(t.Context(), m); !errors.Is(err, fence.ErrAnswered) || !strings.Contains(err.Error(), "asks no peer") {
+		t.Errorf("without such an arbiter: %v", err)
+	}
+	for name, h := range map[string]http.HandlerFunc{
+		"refusal": func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, 403, `{"error":{"code":"forbidden","message":"x","exit":4,"engine":false}}`)
+		},
+		"garbage": func(w http.ResponseWriter, _ *http.Request) { answer(w, 500, `<html>`) },
+		"no JSON": func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, `<html>`) },
+	} {
+		if _, err := s.fakePeer(t, h).Exchange(t.Context(), m); !errors.Is(err, fence.ErrAnswered) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := s.fakePeer(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).Exchange(t.Context(), m); err == nil || errors.Is(err, fence.ErrAnswered) {
+		t.Errorf("no answer: %v", err)
+	}
+	h := s.hosts["n2"]
+	h.server.opts.Exchange = func(_ context.Context, from string, m fence.Message) (fence.Reply, error) {
+		return fence.Reply{Refused: from + " " + m.VM}, nil
+	}
+	if r, err := s.peer("n1", "n2").Exchange(t.Context(), m); err != nil || r.Refused != "n1 x" {
+		t.Errorf("%+v, %v", r, err)
+	}
 }
 
 // TestAddresses: a peer is reached while one of its addresses works, however the others fail, and where it has moved to.

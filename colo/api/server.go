@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/arbiter/fence"
 )
 
 // ServerOptions say what a server serves. Node is needed.
@@ -24,8 +25,10 @@ type ServerOptions struct {
 	IsPeer func(node string) bool
 	// PeerStatus asks the peer how a VM stands there. When nil that can't be asked through this server.
 	PeerStatus func(ctx context.Context, vm string) (colo.Status, error)
-	Health     func() []HealthItem // what the program around the node adds to its health; may be nil
-	Log        *slog.Logger        // slog.Default when nil
+	// Exchange answers the peer's half of an arbiter that two nodes keep between them; nil if there is no such arbiter.
+	Exchange func(ctx context.Context, from string, m fence.Message) (fence.Reply, error)
+	Health   func() []HealthItem // what the program around the node adds to its health; may be nil
+	Log      *slog.Logger        // slog.Default when nil
 }
 
 // Limits of a server. They are the same for everybody: what they protect is the daemon.

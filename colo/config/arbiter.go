@@ -44,11 +44,20 @@ type Etcd struct {
 	Timeout      colo.Duration `yaml:"timeout,omitempty"`    // of a call; 5s
 }
 
-// Fence is an agent that can switch the peer off, by the ClusterLabs convention.
+// Fence is an arbiter without a third machine: a node may go on when it has powered the other one off.
 type Fence struct {
-	Agent   string            `yaml:"agent"`   // program, for example fence_ipmilan
-	Options map[string]string `yaml:"options"` // of the agent, without action; values are never logged
-	Timeout colo.Duration     `yaml:"timeout,omitempty"`
+	Devices []Device      `yaml:"devices"`           // asked in this order until one succeeds
+	Delay   colo.Duration `yaml:"delay,omitempty"`   // before fencing; longer than an agent runs, on one of the two nodes only
+	Timeout colo.Duration `yaml:"timeout,omitempty"` // of a fencing as a whole; 3m
+}
+
+// Device is what cuts the peer's power, by a ClusterLabs fence agent.
+type Device struct {
+	Agent    string            `yaml:"agent"`               // program, for example fence_ipmilan
+	Options  map[string]string `yaml:"options,omitempty"`   // of the agent, without action; never logged
+	Timeout  colo.Duration     `yaml:"timeout,omitempty"`   // of one run; 60s
+	Action   string            `yaml:"action,omitempty"`    // off (default) or reboot
+	NoVerify bool              `yaml:"no-verify,omitempty"` // don't ask for the status afterwards
 }
 
 func (a *Arbiter) validate(bad badFunc) {
@@ -90,11 +99,27 @@ func (a *Arbiter) validate(bad badFunc) {
 		}
 	}
 	if f := a.Fence; f != nil {
-		if f.Agent == "" {
-			bad("arbiter.fence.agent", "missing")
+		f.validate(bad)
+	}
+}
+
+func (f *Fence) validate(bad badFunc) {
+	if len(f.Devices) == 0 {
+		bad("arbiter.fence.devices", "missing")
+	}
+	for i, d := range f.Devices {
+		at := fmt.Sprintf("arbiter.fence.devices[%d]", i)
+		if d.Agent == "" {
+			bad(at+".agent", "missing")
 		}
-		if _, ok := f.Options["action"]; ok {
-			bad("arbiter.fence.options.action", "is chosen by the daemon")
+		if _, ok := d.Options["action"]; ok {
+			bad(at+".options.action", "is chosen by the daemon: use the device's action")
 		}
+		if d.Action != "" && d.Action != "off" && d.Action != "reboot" {
+			bad(at+".action", "%q: expected off or reboot", d.Action)
+		}
+	}
+	if f.Delay < 0 || f.Timeout < 0 {
+		bad("arbiter.fence", "delay and timeout can't be negative")
 	}
 }

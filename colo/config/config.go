@@ -138,7 +138,14 @@ func Load(file string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Parse(data, file)
+	c, err := Parse(data, file)
+	if err != nil || c.Arbiter.Fence == nil {
+		return c, err
+	}
+	if st, err := os.Stat(file); err != nil || st.Mode().Perm()&0o077 != 0 {
+		return nil, errors.Join(err, &colo.InvalidSpecError{File: file, Field: "$.arbiter.fence", Msg: "its options hold passwords, and others may read the file: chmod 600"})
+	}
+	return c, nil
 }
 
 // Parse reads a node's configuration, fills in defaults and checks it. Relative paths are those of the file's folder.
@@ -232,6 +239,9 @@ func (c *Config) Validate() error {
 	own := validateLinks(c.Links, "links", bad)
 	c.validatePeers(own, bad)
 	c.Arbiter.validate(bad)
+	if c.Arbiter.Kind == ArbiterFence && len(c.Peers) == 0 {
+		bad("arbiter.kind", "fence needs a peer: it is whom to power off")
+	}
 	c.validateAPI(bad)
 	return errors.Join(errs...)
 }

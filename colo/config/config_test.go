@@ -90,6 +90,9 @@ func TestBad(t *testing.T) {
 		{"{key-file: heartbeat.key}", "{}", "key-file: missing"},
 		{"kind: witness", "kind: none", "witnesses: belongs to the kind witness, not to none"},
 		{"kind: witness", "kind: etcd", "etcd: missing"},
+		{"kind: witness\n  witnesses: [{name: w1, address: \"w1.example:7790\"}]", "kind: fence\n  fence: {devices: [{agent: f, action: cycle}]}", "expected off or reboot"},
+		{"kind: witness\n  witnesses: [{name: w1, address: \"w1.example:7790\"}]", "kind: fence\n  fence: {devices: [{options: {action: off}}]}", "devices[0].options.action: is chosen"},
+		{"kind: witness\n  witnesses: [{name: w1, address: \"w1.example:7790\"}]", "kind: fence\n  fence: {}", "devices: missing"},
 		{"kind: witness", "kind: quorum", "expected one of none, witness, etcd, fence"},
 		{`"w1.example:7790"`, `"w1.example"`, "expected host:port"},
 		{`api: {listen: ["10.0.0.1:7789"]}`, "", "the peer has to reach this daemon"},
@@ -112,6 +115,24 @@ func TestBad(t *testing.T) {
 		if _, err := Parse([]byte(text), "f"); err == nil {
 			t.Errorf("%q was taken", text)
 		}
+	}
+}
+
+// TestSecrets: a file with a device's password may be read by its owner only.
+func TestSecrets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f.yaml")
+	text := strings.Replace(good, "kind: witness\n  witnesses: [{name: w1, address: \"w1.example:7790\"}]", "kind: fence\n  fence: {devices: [{agent: fence_x, options: {password: x}}]}", 1)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Load(file); err != nil || c.Arbiter.Fence.Devices[0].Options["password"] != "x" {
+		t.Errorf("%v", err)
+	}
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -200,7 +221,7 @@ func TestInspect(t *testing.T) {
 // FuzzParse: no input makes the reading panic, and what is taken is taken again when it is written.
 func FuzzParse(f *testing.F) {
 	f.Add(good)
-	f.Add("node: n1\nlinks: [{name: a, address: ::1}]\narbiter: {kind: fence, fence: {agent: x, options: {action: off}}}\ntls: {}\nheartbeat: {}\n")
+	f.Add("node: n1\nlinks: [{name: a, address: ::1}]\narbiter: {kind: fence, fence: {devices: [{agent: x, options: {action: off}}]}}\ntls: {}\nheartbeat: {}\n")
 	f.Add("a: &a\n  b: *a\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Parse([]byte(text), "f")

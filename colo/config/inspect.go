@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/coloctl/coloctl/colo/api/pki"
+	"github.com/coloctl/coloctl/colo/arbiter/fence"
 	"github.com/coloctl/coloctl/internal/netns"
 )
 
@@ -71,6 +73,13 @@ func (c *Config) Inspect() []Finding {
 		out.add("bridge "+b, bridges[i], b, "make the bridge; it needs no address of its own")
 	}
 	out.addListen(c.API.Listen)
+	if f := c.Arbiter.Fence; f != nil {
+		for _, d := range f.Devices {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			out.add("fence agent "+d.Agent, d.FenceAgent().Check(ctx), "it is there and knows its options", "install it (Debian: fence-agents), and look at its options")
+			cancel()
+		}
+	}
 	return out
 }
 
@@ -173,6 +182,14 @@ func (c *Config) SocketGID() (int, error) {
 
 // StateFile is the node's store.
 func (c *Config) StateFile() string { return filepath.Join(c.StateDir, "state.db") }
+
+// FenceFile is where the node keeps its half of an arbiter by fencing.
+func (c *Config) FenceFile() string { return filepath.Join(c.StateDir, "fence.db") }
+
+// FenceAgent is the device's agent, ready to be run.
+func (d *Device) FenceAgent() fence.Agent {
+	return fence.Agent{Path: d.Agent, Options: d.Options, Timeout: time.Duration(d.Timeout), Action: fence.Action(d.Action), NoVerify: d.NoVerify}
+}
 
 // LedgerFile is where the node notes what it promised two witnesses.
 func (c *Config) LedgerFile() string { return filepath.Join(c.StateDir, "witnesses.db") }

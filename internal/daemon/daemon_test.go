@@ -46,6 +46,8 @@ type site struct {
 	net   byte
 	world *colotest.World
 	ports map[string]string // of the daemons, by name
+	// launcher makes a node's launcher; a new one in world when nil.
+	launcher func(*config.Config) colo.Launcher
 }
 
 func newSite(t testing.TB) *site {
@@ -172,8 +174,10 @@ type inside struct {
 
 func (s *site) run(name string) *inside {
 	d := &inside{log: newOutput(), hup: make(chan os.Signal, 1)}
-	p := Program{Name: "colod", Version: "test", Stdout: io.Discard, Stderr: d.log,
-		Launcher: func(*config.Config) colo.Launcher { return colotest.NewLauncher(s.world) }}
+	p := Program{Name: "colod", Version: "test", Stdout: io.Discard, Stderr: d.log, Launcher: s.launcher}
+	if p.Launcher == nil {
+		p.Launcher = func(*config.Config) colo.Launcher { return colotest.NewLauncher(s.world) }
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {

@@ -29,6 +29,7 @@ type node struct {
 	api   *api.Server
 	peer  *api.Peer // nil if none is configured
 	greet *greeter
+	look  *looker    // nil without an arbiter
 	fatal chan error // of a part that must not end
 	wg    sync.WaitGroup
 }
@@ -112,7 +113,12 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		return err
 	}
 	end.add(store.Close)
-	arb, err := d.p.openArbiter(ctx, c, d.creds, d.log)
+	if len(c.Peers) > 0 {
+		if d.peer, err = api.NewPeer(api.ClientOptions{Node: c.Peers[0].Name, Addresses: c.Peers[0].API, Credentials: d.creds}); err != nil {
+			return err
+		}
+	}
+	arb, err := d.p.openArbiter(ctx, Env{Config: c, Credentials: d.creds, Peer: d.peer, Log: d.log})
 	if err != nil {
 		return fmt.Errorf("arbiter: %w", err)
 	}
@@ -134,6 +140,7 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 	nc.Store, nc.HeartbeatKey, nc.Log = store, key, d.log
 	if arb.Arbiter != nil {
 		nc.Arbiter = arb.Arbiter
+		d.look = newLooker(arb, c.Node, d.log)
 	} else {
 		d.log.Warn("no arbiter is configured: after a loss only proof or a person lets a secondary go on", "node", c.Node)
 	}
@@ -153,7 +160,7 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 	if err := d.connect(); err != nil {
 		return err
 	}
-	if err := d.serve(ctx, arb.Name); err != nil {
+	if err := d.serve(ctx, arb); err != nil {
 		return err
 	}
 	end.add(func() error {
@@ -166,6 +173,12 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 	})
 	if d.greet != nil {
 		d.wg.Go(func() { d.greet.run(ctx) })
+	}
+	if d.look != nil {
+		lctx, lstop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); d.look.run(lctx) }()
+		end.add(func() error { lstop(); <-done; return nil }) // before the arbiter is closed
 	}
 	return nil
 }
@@ -190,16 +203,13 @@ func folders(c *config.Config) error {
 }
 
 // connect makes the peer this node's partner. It need not be there.
-func (d *node) connect() (err error) {
-	if len(d.cfg.Peers) == 0 {
+func (d *node) connect() error {
+	if d.peer == nil {
 		return nil
 	}
-	pc := d.cfg.Peers[0]
-	if d.peer, err = api.NewPeer(api.ClientOptions{Node: pc.Name, Addresses: pc.API, Credentials: d.creds}); err != nil {
-		return err
-	}
-	d.greet = newGreeter(d.peer, d.cfg.Node, pc.Info(), d.node.Info(), d.log)
-	return d.node.Connect(d.peer, pc.Info())
+	info := d.cfg.Peers[0].Info()
+	d.greet = newGreeter(d.peer, d.cfg.Node, info, d.node.Info(), d.log)
+	return d.node.Connect(d.peer, info)
 }
 
 // healthy is what the service manager's watchdog stands for: the node answers and its store can be read.

@@ -14,8 +14,8 @@ import (
 )
 
 // serve starts the API on the socket and on all addresses. The listeners are the server's to close.
-func (d *node) serve(ctx context.Context, arbiterName string) error {
-	o := api.ServerOptions{Node: d.node, Version: d.p.Version, Arbiter: arbiterName, Log: d.log, Health: d.health}
+func (d *node) serve(ctx context.Context, arb Arbiter) error {
+	o := api.ServerOptions{Node: d.node, Version: d.p.Version, Arbiter: arb.Name, Exchange: arb.Exchange, Log: d.log, Health: d.health}
 	if d.peer != nil {
 		name := d.cfg.Peers[0].Name
 		o.IsPeer = func(n string) bool { return n == name }
@@ -83,6 +83,12 @@ func (d *node) health() []api.HealthItem {
 	if d.greet != nil {
 		ok, text := d.greet.last()
 		out = append(out, api.HealthItem{Name: "peer's daemon", OK: ok, Text: text})
+	}
+	if d.look != nil {
+		ok, text := d.look.last()
+		out = append(out, api.HealthItem{Name: "arbiter", OK: ok, Text: text})
+	} else {
+		out = append(out, api.HealthItem{Name: "arbiter", Text: "none is configured: after a loss only proof or a person lets a secondary go on"})
 	}
 	return out
 }
