@@ -73,7 +73,7 @@ func protectionCommands(r rules) []*cli.Command {
 			&cli.BoolFlag{Name: "force", Usage: "vouch that the other copy is dead: if it is not, two copies of the VM speak from now on"},
 		}, Action: withSite(action{
 			kind: "failover", body: failoverBody, named: true,
-			ask: "If the other copy of %s is not dead, two copies of it speak from now on, and what one of them writes is lost.",
+			ask: "If the other copy of %s is not dead, two copies of it speak from now on,\nand what one of them writes is lost.",
 			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
 				return t.Failover(ctx, vm, body.(api.FailoverRequest))
 			},
@@ -111,6 +111,9 @@ func (a action) run(cc *cli.Context, s *site) error {
 		return attempt(a.preview(cc, t, vm, body), a.kind+" (dry run)", vm, t)
 	}
 	if a.ask != "" {
+		if _, err := t.DryRun(ctx, vm, a.kind, body); err != nil { // nobody is asked about what is refused anyway
+			return a.refused(err, vm, t, halves)
+		}
 		word := ""
 		if a.named {
 			word = vm
@@ -121,13 +124,18 @@ func (a action) run(cc *cli.Context, s *site) error {
 	}
 	op, err := a.do(ctx, t, vm, body)
 	if err != nil {
-		err = attempt(err, a.kind, vm, t)
-		if missing := silent(halves); len(missing) > 0 && errors.As(err, new(*colo.UnexpectedEventError)) {
-			err = &taskError{"", fmt.Errorf("%w; %s, which may run it, does not answer", err, strings.Join(missing, ", ")), "see: coloctl status " + vm}
-		}
-		return err
+		return a.refused(err, vm, t, halves)
 	}
 	return follow(cc, t, op)
+}
+
+// refused is the error of a request, with what may be the reason when a node did not say how it stands there.
+func (a action) refused(err error, vm string, t *target, halves []half) error {
+	err = attempt(err, a.kind, vm, t)
+	if missing := silent(halves); len(missing) > 0 && errors.As(err, new(*colo.UnexpectedEventError)) {
+		return &taskError{"", fmt.Errorf("%w; %s, which may run it, does not answer", err, strings.Join(missing, ", ")), "see: coloctl status " + vm}
+	}
+	return err
 }
 
 func (a action) preview(cc *cli.Context, t *target, vm string, body any) error {
