@@ -180,7 +180,7 @@ func follow(cc *cli.Context, t *target, op api.Operation) error {
 	if last.ID == "" {
 		last = op
 	}
-	if cc.Context.Err() != nil {
+	if cc.Err() != nil {
 		return &taskError{task, err, "it goes on; to wait for it: coloctl wait " + op.ID}
 	}
 	if last.State == api.Running { // the daemon has gone

@@ -53,7 +53,7 @@ func confirm(cc *cli.Context, word, format string, args ...any) error {
 			return nil
 		}
 		return errDeclined
-	case <-cc.Context.Done():
-		return cc.Context.Err()
+	case <-cc.Done():
+		return cc.Err()
 	}
 }

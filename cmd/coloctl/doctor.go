@@ -60,7 +60,7 @@ func doctor(cc *cli.Context) error {
 	if err := found.examineSite(cc, c); err != nil {
 		return err
 	}
-	if err := cc.Context.Err(); err != nil {
+	if err := cc.Err(); err != nil {
 		return err
 	}
 	if err := printFindings(cc, found); err != nil {

@@ -53,7 +53,7 @@ func events(cc *cli.Context, s *site) error {
 	if err := errors.Join(errs...); errors.As(err, &write) {
 		return write
 	}
-	if cc.Context.Err() != nil {
+	if cc.Err() != nil {
 		return context.Cause(cc.Context)
 	}
 	if err := s.allFailed(errs); err != nil {

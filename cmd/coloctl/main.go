@@ -42,7 +42,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	err := app.RunContext(ctx, r.reorder(app, args))
 	var goesOn *taskError
-	if err != nil && errors.Is(context.Cause(ctx), lab.ErrInterrupted) && !(errors.As(err, &goesOn) && errors.Is(err, lab.ErrInterrupted)) {
+	said := errors.Is(err, lab.ErrInterrupted) && errors.As(err, &goesOn)
+	if err != nil && errors.Is(context.Cause(ctx), lab.ErrInterrupted) && !said {
 		err = lab.ErrInterrupted // whatever it broke
 	}
 	var exit *lab.ExitError
@@ -50,7 +51,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	case err == nil, errors.As(err, &exit): // a lab's process has said it already
 	case errors.Is(err, errNotProtected): // the status has said it
 	case errors.Is(err, lab.ErrInterrupted) && lab.Inside(): // its starter says it
-	case errors.Is(err, lab.ErrInterrupted) && goesOn != nil && goesOn.next != "": // what was begun goes on
+	case said && goesOn.next != "": // what was begun goes on
 		fmt.Fprintf(errOut, "coloctl: %s\n", message(err))
 	case errors.Is(err, lab.ErrInterrupted):
 		fmt.Fprintln(errOut, "coloctl: interrupted")

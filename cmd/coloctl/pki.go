@@ -127,11 +127,11 @@ func pkiIssue(cc *cli.Context) error {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		err = &taskError{task: "issue a certificate for " + o.String(), err: err}
+		e := &taskError{task: "issue a certificate for " + o.String(), err: err}
 		if errors.Is(err, pki.ErrExists) {
-			err.(*taskError).next = "to replace it, with a new key: --renew"
+			e.next = "to replace it, with a new key: --renew"
 		}
-		return err
+		return e
 	}
 	trust := filepath.Join(filepath.Dir(path), pki.TrustFile)
 	next := "next: bring both files to that host, and name them in its configuration"

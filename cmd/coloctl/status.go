@@ -99,7 +99,7 @@ func watchStatus(cc *cli.Context, s *site) error {
 	for {
 		rep, err := s.report(cc.Context, cc.Args().First(), last)
 		switch {
-		case cc.Context.Err() != nil:
+		case cc.Err() != nil:
 			return context.Cause(cc.Context)
 		case err != nil && last == nil:
 			return attempt(err, "status of", cc.Args().First(), nil)
@@ -121,7 +121,7 @@ func watchStatus(cc *cli.Context, s *site) error {
 		}
 		select {
 		case <-tick.C:
-		case <-cc.Context.Done():
+		case <-cc.Done():
 			return context.Cause(cc.Context)
 		}
 	}
