@@ -68,7 +68,7 @@ func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 	v := f.Version.QEMU
 	l.version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
 	if err := f.Require(qmp.ColoFeatures()...); err != nil {
-		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install a QEMU built with replication and COLO, such as Debian's"}
+		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install QEMU 9.2 or newer with replication and COLO built in, such as Debian's from 13 on"}
 	}
 	if cfg.Accel == "tcg" && v.Major < 11 {
 		return nil, &UnfitError{cfg.QEMU[0], fmt.Sprintf("QEMU %s deadlocks at COLO's checkpoints under TCG", l.version), "use KVM, or QEMU 11 or newer"}

@@ -74,5 +74,5 @@ func refused(err error) bool {
 			return true
 		}
 	}
-	return errors.As(err, new(*elsewhereError)) || errors.As(err, new(*ambiguousError))
+	return errors.As(err, new(*colo.UnfitError)) || errors.As(err, new(*elsewhereError)) || errors.As(err, new(*ambiguousError))
 }

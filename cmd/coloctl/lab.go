@@ -189,6 +189,9 @@ func labShell(cc *cli.Context) error {
 		return err
 	}
 	host, command := cc.Args().First(), cc.Args().Tail()
+	if len(command) > 0 && command[0] == "--" {
+		command = command[1:]
+	}
 	if len(command) == 0 {
 		command = []string{"/bin/sh"}
 		if sh := os.Getenv("SHELL"); sh != "" {

@@ -14,14 +14,14 @@ var (
 	// ErrNoKeyring is returned where the keys of Debian's archive are missing.
 	ErrNoKeyring = errors.New("the keys of Debian's archive are missing: install the package debian-archive-keyring")
 	// ErrNoMirror is returned where apt's configuration names no Debian mirror.
-	ErrNoMirror = errors.New("apt on this machine knows no Debian mirror: give one with --mirror or " + MirrorVariable)
+	ErrNoMirror = errors.New("apt on this machine knows no Debian mirror: give one with " + MirrorVariable)
 	// ErrNetwork is returned when the mirror can't be reached.
 	ErrNetwork = errors.New("the mirror can't be reached: try again later (a started download goes on), " +
-		"or give another one with --mirror or " + MirrorVariable)
+		"or give another one with " + MirrorVariable)
 	// ErrSignature is returned when apt or we don't accept what the mirror sent.
 	ErrSignature = errors.New("signature or checksum is wrong; is debian-archive-keyring up to date?")
 	// ErrMissing is returned when the mirror lacks the release or a package.
-	ErrMissing = errors.New("the mirror lacks what is needed: give a full Debian mirror with --mirror or " + MirrorVariable)
+	ErrMissing = errors.New("the mirror lacks what is needed: give a full Debian mirror with " + MirrorVariable)
 	// ErrNoSpace is returned before or during work when the cache's file system is too full.
 	ErrNoSpace = errors.New("too little space in the cache folder: make room or set XDG_CACHE_HOME")
 	// ErrArch is returned on a machine that is not x86-64.
