@@ -121,7 +121,14 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 
 // Unprotect lets a protected VM run alone here. A protection that is being set up is given up.
 func (n *Node) Unprotect(ctx context.Context, vm string) error {
-	return n.ask(ctx, vm, ReqUnprotect, nil)
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := m.want(ctx, WantRunning); err != nil { // first: it must not be protected again meanwhile
+		return err
+	}
+	return m.request(ctx, ReqUnprotect, nil)
 }
 
 // Switchover gives the role of the primary to the peer. The VM is unprotected afterwards, running on the peer.

@@ -44,7 +44,7 @@ type Status struct {
 type DiskStatus struct {
 	Name       string `json:"name"`
 	Size       Size   `json:"size"`
-	InSync     bool   `json:"in_sync"`
+	InSync     bool   `json:"in_sync"`    // it holds all that is current
 	Generation uint64 `json:"generation"` // the last one in which it was current
 }
 
@@ -73,7 +73,8 @@ func (m *machine) status() Status {
 	}
 	for _, d := range m.spec.Disks {
 		have := m.rec.Disks[d.Name]
-		s.Disks = append(s.Disks, DiskStatus{d.Name, d.Size, have.InSync, have.Generation})
+		whole := have.InSync && slices.Contains(m.rec.Members, m.n.cfg.Name)
+		s.Disks = append(s.Disks, DiskStatus{d.Name, d.Size, whole, have.Generation})
 	}
 	return s
 }
