@@ -50,7 +50,11 @@ func (c *simCopy) deliver(e colo.CopyEvent) {
 	case e.Kind == colo.ChannelLost && c.ending:
 		return
 	}
-	c.events <- e
+	select {
+	case c.events <- e:
+	default:
+		c.e.w.broken(RuleLive, "%s: nobody reads the events of %v", c.e.h.name, c.p)
+	}
 	if e.Kind == colo.Exited {
 		c.closed = true
 		close(c.events)

@@ -96,6 +96,10 @@ func (r *run) recover() {
 	}
 	r.w.tell("=", "at rest: %s", describe(s))
 	runs := runner(s)
+	if runs < 0 && r.harmless() {
+		r.fail("a single fault has stopped the VM: %s", describe(s))
+		return
+	}
 	if runs < 0 {
 		if runs = r.restart(s); runs < 0 {
 			return
@@ -126,6 +130,18 @@ func (r *run) recover() {
 		return
 	}
 	r.finale(ctx, runs)
+}
+
+// harmless says whether the schedule is a single fault of those that protection is made for.
+func (r *run) harmless() bool {
+	if r.sch.Unsettled || len(r.sch.Steps) != 1 {
+		return false
+	}
+	switch r.sch.Steps[0].What {
+	case PowerOffBoth, GuestOff, FailOnce, Stop, StopForce:
+		return false
+	}
+	return true
 }
 
 // runner is the node that runs the VM, or -1.
@@ -169,9 +185,11 @@ func (r *run) restart(s [2]colo.Status) int {
 	for i := range s {
 		if s[i].State == colo.Failed {
 			r.w.tally.Failed++
+			r.w.note("failed: " + s[i].Why)
 			return -1
 		}
 	}
+	r.w.note("refused: " + refused)
 	r.w.tally.Refused++
 	for _, h := range r.w.hosts {
 		whole := h.made

@@ -114,7 +114,7 @@ func (r *run) play() {
 	w := r.w
 	w.mu.Lock()
 	w.hosts[0].startDaemon()
-	w.hosts[1].startDaemon()
+	w.in(w.between(actorFaults, 0, 150*time.Millisecond), w.hosts[1].startDaemon) // their heartbeats are not in step
 	w.mu.Unlock()
 	if !r.until(5*time.Second, func() bool { return w.hosts[0].node() != nil && w.hosts[1].node() != nil }) {
 		r.fail("the daemons did not start")

@@ -38,7 +38,8 @@ type session struct {
 	ckpt      int // number of the last checkpoint
 	checking  bool
 	committed bool
-	era       int // counts the times at which both guests were made equal
+	waits     bool // for packets to pass again
+	era       int  // counts the times at which both guests were made equal
 }
 
 func newSession(p, s *proc, full bool) *session {
@@ -109,7 +110,8 @@ func (x *session) step() {
 	for _, k := range take(&x.inputs) {
 		x.twin(k)
 	}
-	if x.checking {
+	if x.waits {
+		x.waits = false
 		x.advance(x.ckpt)
 	}
 }
@@ -203,7 +205,7 @@ func (x *session) compare(k *work) {
 	}
 	x.w.in(x.w.between(actorSession, 200*time.Microsecond, time.Millisecond), func() {
 		i := slices.Index(x.executed, k)
-		if i < 0 || x.left[0] || x.noticed[0] || !x.wire() || !x.p.alive || x.p.stands() {
+		if i < 0 || k.twin != x.s || k.era != x.era || x.left[0] || x.noticed[0] || !x.wire() || !x.p.alive || x.p.stands() {
 			return
 		}
 		x.executed = slices.Delete(x.executed, i, i+1)
@@ -253,7 +255,7 @@ func (x *session) checkpoint() {
 	}
 	x.ckpt++
 	n := x.ckpt
-	x.checking, x.committed = true, false
+	x.checking, x.committed, x.waits = true, false, false
 	p.paused, p.cpBegin = true, time.Now()
 	if x.flow() {
 		x.s.paused, x.s.cpBegin = true, time.Now()
@@ -276,8 +278,12 @@ const hangTimeout = 2 * time.Second
 
 // advance brings the checkpoint forward: first the secondary has all of it, then the primary knows that and lets go what it held.
 func (x *session) advance(n int) {
-	if !x.checking || x.ckpt != n || !x.flow() {
-		return // step tries again
+	if !x.checking || x.ckpt != n {
+		return
+	}
+	if !x.flow() {
+		x.waits = true // step tries again
+		return
 	}
 	if !x.committed {
 		x.committed = true

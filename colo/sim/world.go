@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 )
@@ -56,6 +57,7 @@ type Line struct {
 // Tally counts what is worth knowing over many schedules.
 type Tally struct {
 	Failovers, Refused, Failed, Unattended, Restarts int
+	Notes                                            map[string]int `json:",omitempty"`
 }
 
 // Add adds what was counted elsewhere.
@@ -65,7 +67,25 @@ func (t *Tally) Add(o Tally) {
 	t.Failed += o.Failed
 	t.Unattended += o.Unattended
 	t.Restarts += o.Restarts
+	for text, n := range o.Notes {
+		t.note(text, n)
+	}
 }
+
+func (t *Tally) note(text string, n int) {
+	if t.Notes == nil {
+		t.Notes = map[string]int{}
+	}
+	t.Notes[text] += n
+}
+
+func (w *World) note(text string) {
+	if noting {
+		w.tally.note(text, 1)
+	}
+}
+
+var noting = os.Getenv("COLOCTL_SIM_NOTES") != ""
 
 // Violation is a broken promise.
 type Violation struct {

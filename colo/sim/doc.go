@@ -1,0 +1,41 @@
+// Package sim plays histories of a pair of nodes on virtual time, with everything around the engine simulated and the engine itself real: its
+// nodes, state machines, plans and journal, and the heartbeats with their datagrams. It looks for a history that breaks a promise.
+//
+// # The promises
+//
+// After every event:
+//
+//   - One voice: no two copies can say something on the LAN at the same time, and a copy is never heard again once another one was. What leaves
+//     without being compared (ARP and the like) counts from the moment on at which a running guest's tap is in the bridge.
+//   - No old data: a copy that is heard knows everything that clients have seen confirmed, on its disk and, unless the guest was booted
+//     since, in its memory.
+//   - No lost write: the disks of a pair are equal at each checkpoint, and when no copy may start at least one disk holds all that was confirmed.
+//   - No fact is unexpected to the table, and nothing that the engine wants to store breaks the rules of package state.
+//
+// At the end of a history every fault is mended. Then the nodes must come to rest, the VM must run or be started on one of them, or both must say
+// why not; it must become protected again, answer its clients, and survive one more loss or switchover.
+//
+// # The world
+//
+// A [Schedule] is a list of steps: faults that last a while, and requests of operators. A step comes after a time, or right before the n-th operation of
+// a host from then on, which is how every step of a plan and every write of the journal is hit. Faults are: QEMUs, daemons and hosts that end or stand
+// still, links that are cut in one or both directions or lose datagrams, an arbiter out of reach or whose answers get lost, calls that are carried out twice
+// or long after their caller has given up, slow or failing operations, guests that switch themselves off.
+//
+// COLO is modelled by what it promises: the primary's answers leave when the secondary has given the same one or at the end of a checkpoint; they are held
+// while the other side is silent or gone, until the engine releases them; the secondary's writes go into an overlay, the primary's to both disks; a
+// write waits for both. A killed process closes its connections if its host lives and packets pass; TCP sends again what was lost.
+//
+// Not modelled: several VMs, disks or NICs; a NBD server that fails alone; unflushed writes; clocks that jump; an arbiter that forgets.
+//
+// # What the simulator excuses
+//
+// A primary whose daemon is dead, stopped or has just come back can't cut its tap. COLO goes on holding what it answers, so only ARP and the like leave: this
+// is counted (Tally.Unattended), not reported. A watchdog would close that gap.
+//
+// # Determinism
+//
+// Everything random follows from the schedule's seed, drawn for each actor separately, so that the order in which goroutines run at one instant does not
+// change what others draw. Every event has an instant of its own. The engine's locks may not be held while virtual time has to pass: what is
+// called under one takes no time here.
+package sim
