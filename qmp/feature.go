@@ -77,7 +77,7 @@ func ColoFeatures() []string {
 		"blockdev-mirror", "blockdev-backup bitmap", "block-dirty-bitmap", "block-export-add",
 		"query-named-block-nodes", "yank", "query-yank",
 		"colo-compare", "filter-mirror", "filter-redirector", "filter-rewriter", "iothread",
-		"colo-compare vnet_hdr", "filter-mirror vnet_hdr", "filter insert", "announce-self",
+		"colo-compare vnet_hdr", "filter-mirror vnet_hdr", "filter insert", "chardev reconnect-ms", "announce-self",
 	}
 }
 
