@@ -252,7 +252,15 @@ func (m *machine) switchoverPlan() *Plan {
 			}
 			return m.arbiterAnswers(ctx)
 		}},
-		{Name: "force a checkpoint", Do: func(ctx context.Context) error { return c.Checkpoint(ctx) }},
+		{Name: "force a checkpoint", Do: func(ctx context.Context) error {
+			if err := c.Checkpoint(ctx); err != nil {
+				return err
+			}
+			if m.guestIsOff() { // the peer would run a guest that is off, and not know it
+				return errors.New("the guest has switched itself off")
+			}
+			return nil
+		}},
 		{
 			Name: "cut the tap",
 			Do:   func(ctx context.Context) error { return c.Cut(ctx) },
