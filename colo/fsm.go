@@ -114,6 +114,7 @@ var (
 		{on(Solo), upon(Exited), "", Stopped, "", false, "the only copy has ended; its disks are current"},
 		{on(Solo), upon(Hung), "", same, "", false, "a lone copy is never killed for being slow"},
 		{on(Stopping), upon(Done, Exited), "", Stopped, "", true, ""},
+		{on(Stopping), upon(PlanError), guardNoQEMU, Stopped, "", false, "QEMU has ended; what it left was not removed"},
 		{on(Stopping), upon(PlanError), guardWhole, Solo, "", false, "the guest did not shut down"},
 		{on(Stopping), upon(PlanError), "", Failed, "", false, "left as it is: it holds the only current data"},
 		{on(Stopping), upon(ReqStop), "", Stopping, planStop, true, "asked again, perhaps by force"},

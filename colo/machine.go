@@ -254,7 +254,9 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 		if t.Plan == planClaim {
 			m.silence(ctx) // the running plan may wait for the arbiter's answer for long
 		}
-		m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
+		if m.job.plan.Kind != planFence { // a copy that must end is ended before anything else begins
+			m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
+		}
 		if m.following != nil {
 			m.following.answer(&interruptedError{string(t.Event)})
 		}
@@ -410,11 +412,11 @@ func (m *machine) recheck(ctx context.Context) {
 		return
 	}
 	m.n.wg.Go(func() {
-		defer m.rechecks.Store(false)
 		t := time.NewTimer(max(m.silentIn(), m.n.cfg.HeartbeatInterval))
 		defer t.Stop()
 		select {
 		case <-t.C:
+			m.rechecks.Store(false) // what follows may ask for the next look
 			if !m.n.linked() {
 				m.post(message{kind: PeerLost, text: "no heartbeat on any link"})
 			}

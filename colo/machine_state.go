@@ -16,8 +16,9 @@ type marks struct {
 	claims    int  // attempts so far
 	asked     bool // the arbiter may have been changed by one of them
 	since     time.Time
-	secondary bool // this copy was the secondary
-	yield     bool // this copy ended by itself: the peer is to be told
+	secondary bool      // this copy was the secondary
+	deferred  time.Time // when the primary last had the chance to claim first
+	yield     bool      // this copy ended by itself: the peer is to be told
 }
 
 // note keeps what later plans need to know of a transition.
@@ -27,7 +28,7 @@ func (m *machine) note(t Transition) {
 	k := &m.marks
 	switch {
 	case t.To == Arbitrating && t.From != Arbitrating:
-		*k = marks{heartbeat: t.Event == PeerLost, secondary: t.From == Secondary, since: time.Now()}
+		*k = marks{heartbeat: t.Event == PeerLost && t.Plan == planClaim && (t.From == Protected || t.From == Secondary), secondary: t.From == Secondary, since: time.Now()}
 	case t.Plan == planClaim:
 		k.claims++
 	case t.To == FailingOver && t.From == Secondary:

@@ -46,7 +46,15 @@ func (m *machine) claimPlan() *Plan {
 			}
 			return m.copyLives(ctx)
 		}},
-		Step{Name: "ask the arbiter", Do: m.claim},
+		Step{Name: "ask the arbiter", Do: func(ctx context.Context) error {
+			// A node that was stalled since it deferred knows nothing of the primary any more.
+			for k.secondary && time.Since(m.marked().deferred) > m.n.cfg.HeartbeatInterval && !m.marked().proof {
+				if err := m.deferToPrimary(ctx); err != nil {
+					return err
+				}
+			}
+			return m.claim(ctx)
+		}},
 	)}
 }
 
@@ -137,6 +145,7 @@ func (m *machine) deferToPrimary(ctx context.Context) error {
 			err := p.ReportChannelLost(rctx, m.report(rec))
 			cancel()
 			if errors.Is(err, ErrNothingToGoOn) {
+				m.deferred()
 				return nil // no copy runs there
 			}
 			if err == nil {
@@ -147,6 +156,7 @@ func (m *machine) deferToPrimary(ctx context.Context) error {
 			return err
 		}
 		if told || m.marked().proof || !m.n.PeerAlive() {
+			m.deferred()
 			return nil
 		}
 	}
@@ -181,6 +191,28 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errUndecided, err)
+}
+
+// deferred notes that the primary has just had its chance.
+func (m *machine) deferred() {
+	m.mu.Lock()
+	m.marks.deferred = time.Now()
+	m.mu.Unlock()
+}
+
+// hush tells a primary whose daemon lives that it has lost, before this copy speaks: it may not know yet.
+func (m *machine) hush(ctx context.Context) error {
+	p, _, err := m.n.partner()
+	if k := m.marked(); err != nil || k.proof || k.forced || !m.n.PeerAlive() {
+		return nil //nolint:nilerr // there is nobody to tell
+	}
+	rec, _ := m.info()
+	rctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatInterval)
+	defer cancel()
+	if err := p.ReportChannelLost(rctx, m.report(rec)); err != nil {
+		return nil //nolint:nilerr // no copy runs there, or it can't be told
+	}
+	return m.pause(ctx, m.n.cfg.HeartbeatInterval/4)
 }
 
 // nobodyRuns keeps a node from starting a copy of its own while the other current one runs: the arbiter would let it, as both are current. A peer
@@ -345,6 +377,12 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 				case <-ctx.Done():
 					return context.Cause(ctx)
 				}
+			}},
+			{Name: "see that the primary is silent", Do: func(ctx context.Context) error {
+				if kind == planPromote {
+					return nil // it has handed over, and is dead
+				}
+				return m.hush(ctx)
 			}},
 			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
 			{Name: "announce the guest", Do: func(ctx context.Context) error {

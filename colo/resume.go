@@ -67,7 +67,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	phase := State(rec.Phase)
 	goOn := func(s State, plan PlanKind, why string) {
 		m.mu.Lock()
-		m.marks = marks{secondary: rec.Role == state.RoleSecondary}
+		m.marks = marks{secondary: rec.Role == state.RoleSecondary, yield: s == Outdated}
 		m.mu.Unlock()
 		m.setState(s, why)
 		if plan != "" {
@@ -83,6 +83,8 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	switch {
 	case rec.Role == state.RoleSecondary && (view.Incoming || phase == Standby):
 		goOn(Outdated, planFence, "the primary will ask for a new standby")
+	case phase == Outdated:
+		goOn(Outdated, planFence, "the node was restarted while it ended this copy")
 	case phase == FailingOver:
 		goOn(FailingOver, planSurvive, "the node was restarted while it went on alone")
 	case phase == Arbitrating, phase == Detaching, phase == SwitchingOver, phase == Attaching:
