@@ -45,7 +45,7 @@ func (c *simCopy) deliver(e colo.CopyEvent) {
 	case c.closed || c.e.gone:
 		return
 	case c.e.h.thaw != nil:
-		c.e.w.parked = append(c.e.w.parked, &parcel{send: func() { c.deliver(e) }})
+		c.e.h.unheard = append(c.e.h.unheard, func() { c.deliver(e) })
 		return
 	case e.Kind == colo.ChannelLost && c.ending:
 		return

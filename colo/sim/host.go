@@ -71,6 +71,8 @@ type Host struct {
 	closed     chan struct{} // of the daemon before: closed when its goroutines have ended
 	wanted     bool          // whether the daemon is to run
 
+	unheard []func() // events that wait in the socket of a daemon that is stopped
+
 	proc     *proc // the QEMU that runs here, or nil
 	joined   bool  // the tap is in the bridge
 	image    image
@@ -288,6 +290,9 @@ func (h *Host) cont() {
 	if h.stopped--; h.stopped == 0 {
 		close(h.thaw)
 		h.thaw, h.awake = nil, time.Now()
+		for _, deliver := range take(&h.unheard) {
+			deliver()
+		}
 		h.w.retry()
 		h.w.poke()
 	}

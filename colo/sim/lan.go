@@ -24,7 +24,8 @@ type lan struct {
 	voice   *proc // who has spoken last
 	acked   image // the last write to each block that a client has seen confirmed
 	ram     [clients]uint32
-	epoch   int // of ram
+	epoch   int  // of ram
+	gone    bool // what only overlays held is lost
 	clients [clients]client
 	answers int
 	pairs   map[[2]int]bool // of copies that were both on the LAN, as told

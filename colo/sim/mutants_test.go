@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	mutants = flag.Bool("sim.mutants", false, "take each guard off the engine and see that the simulator notices")
+	mutants = flag.Bool("sim.mutants", os.Getenv("CI") == "true", "take each guard off the engine and see that the simulator notices")
 	reach   = flag.Int("sim.reach", 20000, "schedules in which a mutant must be noticed")
 	one     = flag.String("sim.mutant", "", "only this one")
 )

@@ -71,6 +71,7 @@ func (p *proc) die() {
 	}
 	p.alive = false
 	p.h.proc = nil
+	p.w.lan.gone = p.w.lan.gone || p.overlay
 	p.w.say(p.h.name, "QEMU %d ends", p.id)
 	for _, f := range p.later {
 		f() // each finds that it has ended

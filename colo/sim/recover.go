@@ -192,7 +192,7 @@ func (r *run) restart(s [2]colo.Status) int {
 	r.w.note("refused: " + refused)
 	r.w.tally.Refused++
 	for _, h := range r.w.hosts {
-		whole := h.made
+		whole := h.made || r.w.lan.gone
 		for b, op := range r.w.lan.acked {
 			whole = whole && h.image[b] >= op
 		}

@@ -233,7 +233,10 @@ func (x *session) copyState() {
 	if s.h.image != p.view {
 		x.w.broken(RuleNoLostWrite, "the disks differ: %v on %s and %v on %s", p.view, p.h.name, s.h.image, s.h.name)
 	}
-	s.mem, s.ram, s.view, s.epoch, s.off = p.mem, p.ram, s.h.image, p.epoch, p.off
+	s.mem, s.ram, s.view, s.epoch = p.mem, p.ram, s.h.image, p.epoch
+	if p.off {
+		s.poweroff()
+	}
 }
 
 // again makes the next checkpoint due.

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 	if *tell {
+		oneThread(t)
 		printStory(t, Generate(begin))
 		return
 	}
@@ -40,6 +42,7 @@ func TestSchedules(t *testing.T) {
 		bad = append(bad, seed)
 	}
 	slices.Sort(bad)
+	oneThread(t)
 	for i, seed := range bad {
 		t.Errorf("seed %d: %v", seed, f.bad[seed])
 		if i < 3 {
@@ -49,6 +52,12 @@ func TestSchedules(t *testing.T) {
 	if f.played == 0 && len(bad) == 0 {
 		t.Error("nothing was played")
 	}
+}
+
+// oneThread makes this process like a shard.
+func oneThread(t *testing.T) {
+	before := runtime.GOMAXPROCS(1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 }
 
 func printStory(t *testing.T, s Schedule) {
@@ -65,6 +74,7 @@ func TestSameStory(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector schedules at random; make test runs this without it as well")
 	}
+	oneThread(t)
 	n := 40
 	if testing.Short() {
 		n = 10
