@@ -26,7 +26,7 @@ var Scenarios = []Scenario{
 	},
 	{Name: "switchover", Summary: "the roles are exchanged on request", Steps: once(switchover)},
 	{
-		Name: "ping-pong", Summary: "one VM loses its primary, then its secondary, and so on: -n cycles", Cycles: true,
+		Name: "ping-pong", Summary: "one VM loses its primary, then its secondary, and so on: -n losses", Cycles: true,
 		Steps: pingPong,
 	},
 	{Name: "story", Summary: "the demonstration", Told: true, Disk: 256 << 20, Steps: story},
