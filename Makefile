@@ -7,7 +7,7 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 # QEMU and the guest's kernel: the machine's own where they are fit, otherwise in the user's cache folder.
 TOOLS    = set -a && eval "$$($(GO) run ./internal/provision/cmd/provision --env)" && set +a
 
-.PHONY: all build demo test bench lint fuzz clean
+.PHONY: all build demo test sim bench lint fuzz clean
 all: build
 
 build: ## binaries in bin/
@@ -20,7 +20,12 @@ demo: build ## the story: a VM loses its host, goes on, and is protected again
 
 test: ## all tests, with real QEMU; needs root or user namespaces
 	$(GO) vet ./...
-	$(TOOLS) && $(GO) test -race -timeout 18m ./... && $(GO) test ./colo/sim && cd colo/arbiter/etcd && $(GO) vet ./... && $(GO) test -race ./...
+	$(TOOLS) && $(GO) test -race -timeout 18m $$($(GO) list ./... | grep -v /colo/sim) && \
+	$(GO) test ./colo/sim -run TestSchedules -sim.seed 1 -sim.n 60 -sim.mutants=false && cd colo/arbiter/etcd && $(GO) vet ./... && $(GO) test -race ./...
+
+sim: ## the engine in the simulator: random schedules for T, then its guards taken off one by one
+	$(GO) test ./colo/sim -sim.for $(or $(T),2m) -sim.mutants=false
+	$(GO) test ./colo/sim -run TestMutants -timeout 60m -sim.mutants
 
 bench: build ## figures, as ratios from one run
 	$(TOOLS) && $(GO) run ./internal/bench $(ARGS)
