@@ -96,6 +96,7 @@ type View struct {
 	Mode     string // of COLO: none, primary or secondary
 	Incoming bool   // a standby that waits for the primary
 	Off      bool   // the guest has switched itself off
+	Cut      bool   // a tap is not in its bridge
 }
 
 // LaunchRequest says which copy to start.

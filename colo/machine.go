@@ -400,7 +400,7 @@ func (m *machine) silentIn() time.Duration {
 		return 0
 	}
 	last := c.Stats().Last
-	if last.Before(since) { // none was seen in this state yet: a daemon that has just started has to wait for one as well
+	if last.IsZero() { // none was seen yet: a daemon that has just started has to wait for one
 		last = since
 	}
 	return delay + m.n.cfg.HeartbeatInterval - time.Since(last)

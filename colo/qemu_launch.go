@@ -308,6 +308,14 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 		c.Disconnect()
 		return nil, View{}, err
 	}
+	for _, n := range c.nics {
+		joined, err := l.host.Joined(ctx, n)
+		if err != nil {
+			c.Disconnect()
+			return nil, View{}, err
+		}
+		v.Cut = v.Cut || !joined
+	}
 	if v.Mode != "none" {
 		c.inColo.Store(true)
 	}

@@ -91,7 +91,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		goOn(Arbitrating, planClaim, "the node was restarted in the middle of a decision")
 	case view.Mode == "none" && alone && rec.Role == state.RolePrimary:
 		goOn(FailingOver, planSurvive, "the node was restarted") // takes down what an attempt to protect has left
-	case view.Mode == "primary" && len(rec.Members) > 1:
+	case view.Mode == "primary" && len(rec.Members) > 1 && !view.Cut:
 		goOn(Protected, "", "the node was restarted")
 		m.n.wg.Go(func() { m.checkReplication(ctx, c) })
 	case view.Mode == "secondary":
