@@ -26,6 +26,7 @@ type machine struct {
 	job       *job
 	following *message // what asked for the plan that starts when the running one has ended
 	nextPlan  PlanKind
+	resumed   atomic.Bool // what runs here is known
 	rechecks  atomic.Bool // a look at a silent peer is due
 	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened
 
@@ -85,6 +86,7 @@ func newMachine(n *Node, spec *Spec, rec *state.VM) *machine {
 
 func (m *machine) run(ctx context.Context) {
 	m.resume(ctx)
+	m.resumed.Store(true)
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,6 +139,14 @@ func (m *machine) request(ctx context.Context, kind EventKind, args any) error {
 	case <-m.n.ctx.Done():
 		return ErrClosed
 	}
+}
+
+// known is an error while a node that has just started is finding out what runs on it: until then it can vouch for nothing.
+func (m *machine) known() error {
+	if m.resumed.Load() {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %s has just started and does not know yet what runs on it", m.name, ErrPeerUnreachable, m.n.cfg.Name)
 }
 
 // handle takes one event through the table.

@@ -83,6 +83,8 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	switch {
 	case rec.Role == state.RoleSecondary && (view.Incoming || phase == Standby):
 		goOn(Outdated, planFence, "the primary will ask for a new standby")
+	case phase == Failed:
+		goOn(Failed, "", rec.Reason)
 	case phase == Outdated:
 		goOn(Outdated, planFence, "the node was restarted while it ended this copy")
 	case phase == FailingOver:

@@ -256,6 +256,9 @@ func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string
 	if err := n.alive(ctx); err != nil {
 		return err
 	}
+	if err := m.known(); err != nil {
+		return err
+	}
 	if m.current() == nil {
 		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrNothingToGoOn)
 	}
@@ -271,6 +274,9 @@ func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
 		return PeerVM{}, err
 	}
 	if err := n.alive(ctx); err != nil {
+		return PeerVM{}, err
+	}
+	if err := m.known(); err != nil {
 		return PeerVM{}, err
 	}
 	rec, _ := m.info()

@@ -25,7 +25,7 @@ func TestSpecs(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		if f == "web.yaml" && (len(s.Disks) != 2 || time.Duration(s.Protection.CheckpointDelay) != 500*time.Millisecond || s.Protection.SyncSpeed != 200e6) {
+		if f == "web.yaml" && (len(s.Disks) != 2 || time.Duration(s.Protection.CheckpointDelay) != 300*time.Millisecond || s.Protection.SyncSpeed != 200e6) {
 			t.Errorf("%s: read as %+v", f, s)
 		}
 	}
