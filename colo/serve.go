@@ -236,7 +236,11 @@ func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {
 	if err != nil {
 		return err
 	}
-	return m.request(ctx, ReqTakeOver, rec)
+	if err := m.request(ctx, ReqTakeOver, rec); err != nil {
+		return err
+	}
+	_, err = n.Wait(ctx, m.name, func(s Status) bool { return s.State != FailingOver }) // it may have begun by itself, a moment ago
+	return err
 }
 
 func (n *Node) serveReportDead(ctx context.Context, r Report) error {
