@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,7 @@ func TestLife(t *testing.T) {
 	if vms, err := peer.VMs(ctx); err != nil || len(vms) != 0 {
 		t.Errorf("after the delete: %v, %v", vms, err)
 	}
-	if h, err := peer.History(ctx, "web", state.Query{}); err != nil || len(h) == 0 || !strings.HasSuffix(h[len(h)-1].Text, ": of no use") {
+	if h, err := peer.History(ctx, "web", state.Query{}); err != nil || !slices.ContainsFunc(h, func(e state.Entry) bool { return strings.HasSuffix(e.Text, ": of no use") }) {
 		t.Errorf("history after the delete: %v, %v", h, err)
 	}
 	ops, err := peer.Operations(ctx, "web")
