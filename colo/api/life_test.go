@@ -65,8 +65,15 @@ func TestLife(t *testing.T) {
 	if vms, err := peer.VMs(ctx); err != nil || len(vms) != 0 {
 		t.Errorf("after the delete: %v, %v", vms, err)
 	}
-	if h, err := peer.History(ctx, "web", state.Query{}); err != nil || !slices.ContainsFunc(h, func(e state.Entry) bool { return strings.HasSuffix(e.Text, ": of no use") }) {
-		t.Errorf("history after the delete: %v, %v", h, err)
+	reason := func() bool { // written behind the answer
+		h, err := peer.History(ctx, "web", state.Query{})
+		must(t, err)
+		return slices.ContainsFunc(h, func(e state.Entry) bool { return strings.HasSuffix(e.Text, ": of no use") })
+	}
+	for until := time.Now().Add(5 * time.Second); !reason(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("the reason of the delete is not in the history")
+		}
 	}
 	ops, err := peer.Operations(ctx, "web")
 	if err != nil || len(ops) != 3 || ops[0].Kind != "resync" || ops[2].Kind != "stop" {
