@@ -39,14 +39,15 @@ const (
 	opClear
 	opPeer
 	opArbiter
-	opBeat
+	opBeat // on the first link
+	opBeat2
 	opServe
 	opEvent
 	opKinds
 )
 
 var opNames = [opKinds]string{"store", "launch", "attach", "join the LAN", "cut the tap", "kill", "QMP", "disk copy", "memory copy", "disk switch", "COLO start",
-	"release", "promotion", "commit", "liveness", "clear", "peer call", "arbiter call", "heartbeat", "serving", "event"}
+	"release", "promotion", "commit", "liveness", "clear", "peer call", "arbiter call", "heartbeat", "heartbeat", "serving", "event"}
 
 func (h *Host) actor(k opKind) int { return actorHosts + h.i*int(opKinds) + int(k) }
 
@@ -125,7 +126,8 @@ func (w *World) hostAt(addr netip.Addr) (*Host, int) {
 
 // attentive says whether a daemon has had the time to look after its QEMU.
 func (h *Host) attentive() bool {
-	return h.env != nil && h.thaw == nil && time.Since(h.awake) > time.Second
+	return h.env != nil && h.thaw == nil && time.Since(h.awake) > time.Second &&
+		slices.ContainsFunc(h.proc.copies, func(c *simCopy) bool { return c.e == h.env && time.Since(c.since) > time.Second })
 }
 
 // pass waits while the daemon is stopped.

@@ -65,7 +65,7 @@ func (p *packets) WriteTo(b []byte, _ net.Addr) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	l := &w.links[p.link]
-	a := h.actor(opBeat)
+	a := h.actor(opBeat + opKind(p.link))
 	if p.over || l.cut[h.i] > 0 || !h.up || l.loss > 0 && w.chance(a, l.loss) {
 		return len(b), nil
 	}

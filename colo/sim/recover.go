@@ -117,9 +117,18 @@ func (r *run) recover() {
 	if s[runs].State != colo.Protected {
 		err := n.Protect(ctx, vm, colo.ProtectOptions{})
 		for range 2 {
-			if err != nil { // a call of before may have arrived late; but not for ever
-				err = n.Protect(ctx, vm, colo.ProtectOptions{})
+			if err == nil {
+				break
 			}
+			if s, ok = r.settle(); !ok { // a call of before may have arrived late, but not for ever
+				return
+			}
+			if runs = runner(s); runs < 0 {
+				r.fail("the VM has stopped although all is well: %s", describe(s))
+				return
+			}
+			n = r.w.hosts[runs].node()
+			err = n.Protect(ctx, vm, colo.ProtectOptions{})
 		}
 		if err != nil {
 			r.fail("n%d can't be protected although all is well: %v", runs+1, err)
@@ -191,8 +200,11 @@ func (r *run) restart(s [2]colo.Status) int {
 	}
 	r.w.note("refused: " + refused)
 	r.w.tally.Refused++
+	if r.w.lan.gone { // a second loss before a promoted copy had committed its overlays: a person can still do that
+		return -1
+	}
 	for _, h := range r.w.hosts {
-		whole := h.made || r.w.lan.gone
+		whole := h.made
 		for b, op := range r.w.lan.acked {
 			whole = whole && h.image[b] >= op
 		}

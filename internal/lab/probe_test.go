@@ -258,7 +258,7 @@ func TestDownload(t *testing.T) {
 	l := listen(t)
 	serverCtx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- service.ServeFTP(serverCtx, l) }()
+	go func() { served <- service.ServeFTP(serverCtx, l, 0, 0) }()
 	defer func() {
 		stop()
 		if err := <-served; err != nil {

@@ -143,7 +143,7 @@ func serve(bootID string, counter *service.Counter) (int, error) {
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return service.ServeFTP(ctx, ftpL) })
+	group.Go(func() error { return service.ServeFTP(ctx, ftpL, service.PassiveFirst, service.PassiveLast) })
 	group.Go(func() error { return service.ServeEcho(ctx, echoL) })
 	group.Go(func() error { return service.ServeEchoUDP(ctx, udp) })
 	group.Go(func() error {

@@ -32,12 +32,16 @@ func BlobPath(size int64, seed uint64) string {
 }
 
 // ServeFTP serves blobs read-only to anybody until ctx ends. Every size and
-// seed exists (see BlobPath); the listing shows a few. Only passive transfers.
-// It closes l.
-func ServeFTP(ctx context.Context, l net.Listener) error {
+// seed exists (see BlobPath); the listing shows a few. Only passive transfers,
+// over ports from first to last, or any free ones if first is 0. It closes l.
+func ServeFTP(ctx context.Context, l net.Listener, first, last int) error {
+	var passive *ftpserver.PortRange
+	if first > 0 {
+		passive = &ftpserver.PortRange{Start: first, End: last}
+	}
 	server := ftpserver.NewFtpServer(&ftpDriver{settings: &ftpserver.Settings{
 		Listener:                 l,
-		PassiveTransferPortRange: &ftpserver.PortRange{Start: PassiveFirst, End: PassiveLast},
+		PassiveTransferPortRange: passive,
 		Banner:                   "coloctl lab guest",
 		IdleTimeout:              900,
 		ConnectionTimeout:        30,

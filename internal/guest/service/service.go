@@ -16,7 +16,7 @@ const (
 	PortEcho = 7 // TCP and UDP
 	PortFTP  = 21
 	PortHTTP = 80
-	// FTP's passive data connections use the ports from PassiveFirst to
+	// In the lab's guest FTP's passive data connections use the ports from PassiveFirst to
 	// PassiveLast: one a transfer.
 	PassiveFirst = 2100
 	PassiveLast  = 2131

@@ -166,7 +166,7 @@ func listen(t *testing.T) net.Listener {
 
 func TestFTP(t *testing.T) {
 	l := listen(t)
-	serve(t, func(ctx context.Context) error { return ServeFTP(ctx, l) })
+	serve(t, func(ctx context.Context) error { return ServeFTP(ctx, l, 0, 0) })
 	c, err := ftp.Dial(l.Addr().String(), ftp.DialWithTimeout(5*time.Second))
 	if err != nil {
 		t.Fatal(err)
