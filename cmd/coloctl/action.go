@@ -13,6 +13,7 @@ import (
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -103,7 +104,7 @@ func (a action) run(cc *cli.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	t, halves, err := s.route(ctx, vm)
+	t, halves, err := s.Route(ctx, vm)
 	if err != nil {
 		return attempt(err, a.kind, vm, t)
 	}
@@ -118,7 +119,7 @@ func (a action) run(cc *cli.Context, s *site) error {
 		if a.named {
 			word = vm
 		}
-		if err := confirm(cc, word, "%s\n%s", verdictLine(vm, judge(halves)), fmt.Sprintf(a.ask, vm)); err != nil {
+		if err := confirm(cc, word, "%s\n%s", verdictLine(vm, both.Judge(halves)), fmt.Sprintf(a.ask, vm)); err != nil {
 			return err
 		}
 	}
@@ -132,7 +133,7 @@ func (a action) run(cc *cli.Context, s *site) error {
 // refused is the error of a request, with what may be the reason when a node did not say how it stands there.
 func (a action) refused(err error, vm string, t *target, halves []half) error {
 	err = attempt(err, a.kind, vm, t)
-	if missing := silent(halves); len(missing) > 0 && errors.As(err, new(*colo.UnexpectedEventError)) {
+	if missing := both.Silent(halves); len(missing) > 0 && errors.As(err, new(*colo.UnexpectedEventError)) {
 		return &taskError{"", fmt.Errorf("%w; %s, which may run it, does not answer", err, strings.Join(missing, ", ")), "see: coloctl status " + vm}
 	}
 	return err

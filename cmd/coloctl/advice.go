@@ -4,12 +4,7 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/coloctl/coloctl/blockrepl"
-	"github.com/coloctl/coloctl/colo"
-	"github.com/coloctl/coloctl/colo/api"
-	"github.com/coloctl/coloctl/colo/api/pki"
-	"github.com/coloctl/coloctl/colo/arbiter"
-	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/internal/both"
 )
 
 // taskError says what was tried, and where, before what came back.
@@ -37,90 +32,19 @@ func attempt(err error, task, vm string, t *target) error {
 	if vm != "" {
 		words = append(words, vm)
 	}
-	if t != nil && t.name != "" {
-		words = append(words, "on "+t.name)
+	if t != nil && t.Name != "" {
+		words = append(words, "on "+t.Name)
 	}
 	return &taskError{task: strings.Join(words, " "), err: err}
-}
-
-// remedies say what to do about errors; the first that matches counts.
-var remedies = []struct {
-	err  error
-	next string
-}{
-	{colo.ErrNoVM, "see: coloctl vm list"},
-	{colo.ErrVMExists, "to change it: coloctl vm edit"},
-	{colo.ErrSpecChanged, "read it again and repeat the change: coloctl vm edit"},
-	{colo.ErrNotWhileRunning, "stop it first: coloctl vm stop"},
-	{colo.ErrNoArbiter, "configure an arbiter on the nodes, or, if the other copy is surely dead: coloctl failover --force"},
-	{arbiter.ErrUnreachable, "is the arbiter up, and its address right? see: coloctl doctor"},
-	{colo.ErrNotCurrent, "see which copy is newer: coloctl status"},
-	{colo.ErrNoPeer, "name a peer in the node's configuration"},
-	{colo.ErrPeerUnreachable, "see: coloctl node list"},
-	{colo.ErrImageMissing, "put the image back, or make the VM again: coloctl vm create"},
-	{blockrepl.ErrInUse, "end the program that holds the image"},
-	{netcompare.ErrNoBridge, "make the bridge on that node, or name another one: coloctl vm edit"},
-	{api.ErrNoOperation, "see what became of it: coloctl status"},
-	{api.ErrForbidden, "use a certificate with that role (coloctl pki issue)"},
-	{api.ErrUnauthenticated, "make a certificate for yourself: coloctl pki issue"},
-	{api.ErrNoRoute, "the daemon is older than this program: upgrade it"},
-	{api.ErrBusy, "try again in a moment"},
-	{pki.ErrNoAuthority, "make one: coloctl pki init"},
-	{pki.ErrLooseMode, "chmod 0600 the file"},
-	{pki.ErrRotating, "give ca.crt and new certificates to everybody, then: coloctl pki retire"},
-	{pki.ErrExpired, "make a new certificate: coloctl pki issue --renew"},
-	{api.ErrUnreachable, "is colod running there? on that host: systemctl status colod, coloctl doctor"},
 }
 
 // advice is what to do next about an error; empty if nothing is known, or if the error's own text says it.
 func advice(err error) string {
 	var task *taskError
-	var refused *colo.UnexpectedEventError
-	var differs *colo.PeerMismatchError
-	switch {
-	case errors.As(err, &task) && task.next != "":
+	if errors.As(err, &task) && task.next != "" {
 		return task.next
-	case errors.As(err, &refused):
-		return refusedAdvice(refused)
-	case errors.As(err, &differs):
-		return "make both nodes alike"
 	}
-	for _, r := range remedies {
-		if errors.Is(err, r.err) {
-			return r.next
-		}
-	}
-	return ""
-}
-
-// refusedAdvice says what is possible instead.
-func refusedAdvice(e *colo.UnexpectedEventError) string {
-	switch e.State {
-	case colo.Stopped, colo.Outdated:
-		if e.Event == "delete" {
-			return ""
-		}
-		return "start it: coloctl vm start " + e.VM
-	case colo.Solo:
-		if e.Event == colo.ReqSwitchover {
-			return "protect it first: coloctl protect " + e.VM
-		}
-		if e.Event == "delete" {
-			return "stop it first: coloctl vm stop " + e.VM
-		}
-	case colo.Protected, colo.Syncing, colo.Attaching:
-		switch e.Event {
-		case "delete", colo.ReqEdit:
-			return "stop it first: coloctl vm stop " + e.VM
-		case colo.ReqForce:
-			return "for a planned change of roles: coloctl switchover " + e.VM
-		}
-	case colo.Arbitrating:
-		return "wait for the arbiter, or, if the other copy is surely dead: coloctl failover --force " + e.VM
-	case colo.Failed:
-		return "see why: coloctl history " + e.VM
-	}
-	return "see: coloctl status " + e.VM
+	return both.Advice(err)
 }
 
 // message is an error as a person reads it.

@@ -201,9 +201,9 @@ func (r rules) offerLive(ctx context.Context, kind string, words []string, offer
 	if err != nil {
 		return
 	}
-	defer s.close()
-	found := make([]map[string]string, len(s.nodes))
-	s.each(func(i int, t *target) error {
+	defer s.Close()
+	found := make([]map[string]string, len(s.Nodes))
+	s.Each(func(i int, t *target) error {
 		found[i] = map[string]string{}
 		switch kind {
 		case "NODE":

@@ -106,10 +106,10 @@ func (f *findings) examineSite(cc *cli.Context, node *config.Config) error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	each := make([]findings, len(s.nodes))
-	versions := make([]string, len(s.nodes))
-	s.each(func(i int, t *target) error {
+	defer s.Close()
+	each := make([]findings, len(s.Nodes))
+	versions := make([]string, len(s.Nodes))
+	s.Each(func(i int, t *target) error {
 		versions[i] = each[i].examineNode(cc, t)
 		return nil
 	})
@@ -201,7 +201,7 @@ func (f *findings) sameVersions(s *site, versions []string) {
 		}
 		var err error
 		if versions[i] != versions[0] {
-			err = fmt.Errorf("%s has %s, %s has %s", s.nodes[0], versions[0], s.nodes[i], versions[i])
+			err = fmt.Errorf("%s has %s, %s has %s", s.Nodes[0], versions[0], s.Nodes[i], versions[i])
 		}
 		f.add("same version", err, versions[0], "finish the upgrade")
 	}

@@ -40,7 +40,7 @@ func events(cc *cli.Context, s *site) error {
 	p := &eventPrinter{cc: cc}
 	ctx, cancel := context.WithCancel(cc.Context)
 	defer cancel()
-	errs := s.each(func(_ int, t *target) error {
+	errs := s.Each(func(_ int, t *target) error {
 		err := t.Events(ctx, q, func(e api.StreamEvent) error { return p.take(t, e, follow) }, func(err error) {
 			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v; trying again\n", t, err)
 		})
@@ -56,12 +56,12 @@ func events(cc *cli.Context, s *site) error {
 	if cc.Err() != nil {
 		return context.Cause(cc.Context)
 	}
-	if err := s.allFailed(errs); err != nil {
+	if err := s.AllFailed(errs); err != nil {
 		return attempt(err, "events of", cc.Args().First(), nil)
 	}
 	for i, err := range errs {
 		if err != nil {
-			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v\n", s.nodes[i], err)
+			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v\n", s.Nodes[i], err)
 		}
 	}
 	return p.flush()

@@ -9,6 +9,7 @@ import (
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -74,5 +75,5 @@ func refused(err error) bool {
 			return true
 		}
 	}
-	return errors.As(err, new(*colo.UnfitError)) || errors.As(err, new(*elsewhereError)) || errors.As(err, new(*ambiguousError))
+	return errors.As(err, new(*colo.UnfitError)) || errors.As(err, new(*both.ElsewhereError)) || errors.As(err, new(*both.AmbiguousError))
 }

@@ -33,16 +33,16 @@ func history(cc *cli.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	found := make([][]state.Entry, len(s.nodes))
-	errs := s.each(func(i int, t *target) (err error) {
+	found := make([][]state.Entry, len(s.Nodes))
+	errs := s.Each(func(i int, t *target) (err error) {
 		found[i], err = t.History(cc.Context, cc.Args().First(), state.Query{Since: since, Limit: cc.Int("limit")})
 		return err
 	})
-	if err := s.allFailed(errs); err != nil {
+	if err := s.AllFailed(errs); err != nil {
 		return attempt(err, "history of", cc.Args().First(), nil)
 	}
 	all := []nodeEntry{}
-	for i, t := range s.nodes {
+	for i, t := range s.Nodes {
 		if errs[i] != nil {
 			fmt.Fprintf(cc.App.ErrWriter, "coloctl: history of %s: %v\n", t, errs[i])
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -23,8 +24,8 @@ func nodeCommand(r rules) *cli.Command {
 }
 
 func nodeList(cc *cli.Context, s *site) error {
-	all := make([]nodeReport, len(s.nodes))
-	s.each(func(i int, t *target) error {
+	all := make([]nodeReport, len(s.Nodes))
+	s.Each(func(i int, t *target) error {
 		n, err := t.Node(cc.Context)
 		if err != nil {
 			all[i] = nodeReport{Node: t.String(), Error: err.Error()}
@@ -65,22 +66,22 @@ func nodeList(cc *cli.Context, s *site) error {
 // pickNode finds the node that an operand names; without one the only node of the context.
 func (s *site) pickNode(name string) (*target, error) {
 	if name == "" {
-		if len(s.nodes) == 1 {
-			return s.nodes[0], nil
+		if len(s.Nodes) == 1 {
+			return s.Nodes[0], nil
 		}
-		return nil, usagef("which node? the context %s has: %s", s.context, s.names())
+		return nil, usagef("which node? the context %s has: %s", s.Context, s.names())
 	}
-	for _, t := range s.nodes {
+	for _, t := range s.Nodes {
 		if t.String() == name {
 			return t, nil
 		}
 	}
-	return nil, usagef("no node %s in the context %s, which has: %s", name, s.context, s.names())
+	return nil, usagef("no node %s in the context %s, which has: %s", name, s.Context, s.names())
 }
 
 func (s *site) names() string {
 	var out []string
-	for _, t := range s.nodes {
+	for _, t := range s.Nodes {
 		out = append(out, t.String())
 	}
 	return strings.Join(out, ", ")
@@ -147,7 +148,7 @@ func nodeSafe(cc *cli.Context, s *site) error {
 	items := []rebootItem{}
 	safe := true
 	for _, vm := range n.VMs {
-		halves, err := s.look(cc.Context, vm)
+		halves, err := s.Look(cc.Context, vm)
 		if errors.Is(err, colo.ErrNoVM) {
 			continue // deleted in this moment
 		}
@@ -186,14 +187,14 @@ func rebootRisk(vm, node string, halves []half) rebootItem {
 	var here, there *colo.Status
 	for _, h := range halves {
 		switch {
-		case !h.has():
+		case !h.Has():
 		case h.Node == node:
 			here = h.Status
 		default:
 			there = h.Status
 		}
 	}
-	v := judge(halves)
+	v := both.Judge(halves)
 	switch {
 	case here == nil:
 		i.Text, i.Remedy = "how it stands here is not known", "see: coloctl status "+vm
@@ -202,16 +203,16 @@ func rebootRisk(vm, node string, halves []half) rebootItem {
 	case here.State == colo.Protected && v.Protected:
 		i.Safe, i.Text = true, "runs here, protected: it goes on on "+here.Peer+", as after a loss of this node"
 		i.Remedy = "without that moment: coloctl switchover " + vm
-	case runsAsPrimary(here.State) && here.State != colo.Starting && here.State != colo.Stopping:
+	case both.RunsAsPrimary(here.State) && here.State != colo.Starting && here.State != colo.Stopping:
 		i.Text = fmt.Sprintf("runs here, and only here (%s): it would stop", v.Reason)
 		i.Remedy = fmt.Sprintf("coloctl protect %s, then coloctl switchover %s", vm, vm)
 	case here.State == colo.Starting, here.State == colo.Stopping:
 		i.Text, i.Remedy = "is "+string(here.State), "wait for its end"
-	case here.State == colo.Secondary && (there == nil || !runsAsPrimary(there.State)):
+	case here.State == colo.Secondary && (there == nil || !both.RunsAsPrimary(there.State)):
 		i.Text, i.Remedy = "its secondary is here, and whether its primary runs is not known", "see: coloctl status "+vm
 	case here.State == colo.Secondary, here.State == colo.Standby:
 		i.Safe, i.Text = true, "runs on "+here.Peer+", alone until this node is back"
-	case there != nil && runsAsPrimary(there.State):
+	case there != nil && both.RunsAsPrimary(there.State):
 		i.Safe, i.Text = true, "runs on "+there.Node
 	default:
 		i.Safe, i.Text = true, "does not run here ("+string(here.State)+")"

@@ -44,7 +44,7 @@ func withSite(do func(*cli.Context, *site) error) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		defer s.close()
+		defer s.Close()
 		return do(cc, s)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/heartbeat"
+	"github.com/coloctl/coloctl/internal/both"
 )
 
 // Widths of the status screen: a name and two halves.
@@ -71,7 +73,7 @@ func wide(b *strings.Builder, name, text string, most int) {
 func (v *vmReport) each(cell func(*colo.Status) string) []string {
 	out := make([]string, len(v.Halves))
 	for i, h := range v.Halves {
-		if h.has() {
+		if h.Has() {
 			out[i] = cell(h.Status)
 		}
 	}
@@ -89,8 +91,8 @@ func (v *vmReport) draw(b *strings.Builder, now time.Time) {
 	})
 	for i, h := range v.Halves {
 		switch {
-		case h.has():
-		case halfOf(v.Halves, h.Node) == answersWithout:
+		case h.Has():
+		case errors.Is(h.Err, colo.ErrNoVM):
 			states[i] = "does not know it"
 		default:
 			states[i] = "no answer"
@@ -117,7 +119,7 @@ func (v *vmReport) draw(b *strings.Builder, now time.Time) {
 		wide(b, "  checkpoints", checkpointText(s, v.Rate), 2)
 	}
 	for _, h := range v.Halves {
-		if h.has() {
+		if h.Has() {
 			drawDoing(b, h.Status)
 		}
 	}
@@ -128,7 +130,7 @@ func drawDoing(b *strings.Builder, s *colo.Status) {
 	if p := s.Plan; p != nil {
 		wide(b, "  doing", fmt.Sprintf("%s: %s %d/%d: %s", s.Node, p.Kind, p.Index+1, p.Steps, p.Step), 1)
 	}
-	if p := progressNow(s); p != nil {
+	if p := both.ProgressNow(s); p != nil {
 		wide(b, "  progress", progressText(p, 12), 2)
 	}
 	if s.GivenUp != "" {
@@ -141,18 +143,10 @@ func drawDoing(b *strings.Builder, s *colo.Status) {
 	}
 }
 
-// progressNow is the progress of what is going on; the engine keeps the last one.
-func progressNow(s *colo.Status) *colo.Progress {
-	if s.Plan == nil || s.Progress == nil || s.Progress.Total <= 0 {
-		return nil
-	}
-	return s.Progress
-}
-
 func (v *vmReport) diskNames() []string {
 	var out []string
 	for _, h := range v.Halves {
-		if !h.has() {
+		if !h.Has() {
 			continue
 		}
 		for _, d := range h.Status.Disks {
@@ -168,7 +162,7 @@ func (v *vmReport) diskNames() []string {
 func (v *vmReport) newest() uint64 {
 	var g uint64
 	for _, h := range v.Halves {
-		if h.has() {
+		if h.Has() {
 			g = max(g, h.Status.Generation)
 		}
 	}
@@ -183,7 +177,7 @@ func diskCell(s *colo.Status, name string, newest uint64) string {
 	}
 	d := s.Disks[i]
 	switch {
-	case runsAsPrimary(s.State), d.InSync && s.State != colo.Outdated && s.State != colo.Standby && s.Generation == newest:
+	case both.RunsAsPrimary(s.State), d.InSync && s.State != colo.Outdated && s.State != colo.Standby && s.Generation == newest:
 		return fmt.Sprintf("%s, current", d.Size)
 	case d.Generation == 0:
 		return fmt.Sprintf("%s, never equal", d.Size)
@@ -301,7 +295,7 @@ func arbiterCell(kind string, r *report, node string) string {
 	}
 	for _, v := range r.VMs {
 		for _, h := range v.Halves {
-			if h.Node != node || !h.has() {
+			if h.Node != node || !h.Has() {
 				continue
 			}
 			switch verdict := h.Status.Verdict; {

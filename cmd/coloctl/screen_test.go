@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -13,11 +14,32 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/both"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 var testNow = time.Date(2026, 11, 21, 20, 0, 0, 0, time.UTC)
+
+// at makes a half as a node would answer; a protected or secondary copy has a good verdict.
+func at(node string, s colo.State) half {
+	st := &colo.Status{VM: "web", Node: node, State: s, PeerAlive: true, Verdict: colo.Verdict{Reason: string(s)}}
+	if s == colo.Protected || s == colo.Secondary {
+		st.Verdict = colo.Verdict{Protected: true}
+	}
+	return half{Node: node, Status: st, Target: &target{Name: node}}
+}
+
+func but(h half, change func(*colo.Status)) half {
+	change(h.Status)
+	return h
+}
+
+var errSilent = errors.New("timeout")
+
+func mute(node string, err error) half {
+	return half{Node: node, Err: err, Error: err.Error(), Target: &target{Name: node}}
+}
 
 // full is a half of a VM with two disks.
 func full(h half, since time.Duration) half {
@@ -59,7 +81,7 @@ func syncingReport() *report {
 	b.Status.Disks[1].InSync, b.Status.Disks[1].Generation = false, 0
 	r := protectedReport()
 	r.Nodes[1].Status.Peer.Links[1] = colo.LinkStatus{Name: "repl1", Error: "listen udp 10.1.0.2:7788: bind: cannot assign requested address"}
-	v := judge([]half{a, b})
+	v := both.Judge([]half{a, b})
 	r.VMs = []vmReport{{VM: "web", Reason: v.Reason, NICs: testNICs, Halves: []half{a, b}}}
 	return r
 }
@@ -80,8 +102,8 @@ func lostReport() *report {
 	halves := []half{a, b}
 	return &report{Time: testNow, Nodes: []nodeReport{one, {Node: "beta", Error: "beta: the node's daemon does not answer: 192.0.2.2:7443: connect: no route to host"}},
 		VMs: []vmReport{
-			{VM: "a-very-long-name-of-a-vm", Reason: judge([]half{stopped}).Reason, Halves: []half{stopped, mute("beta", colo.ErrNoVM)}},
-			{VM: "web", Reason: judge(halves).Reason, NICs: testNICs, Halves: halves},
+			{VM: "a-very-long-name-of-a-vm", Reason: both.Judge([]half{stopped}).Reason, Halves: []half{stopped, mute("beta", colo.ErrNoVM)}},
+			{VM: "web", Reason: both.Judge(halves).Reason, NICs: testNICs, Halves: halves},
 		}}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -140,9 +141,9 @@ func repaint(w io.Writer, text string) {
 
 // report asks all nodes about one VM, or about all. last is the report before, for rates.
 func (s *site) report(ctx context.Context, vm string, last *report) (*report, error) {
-	rep := &report{Time: time.Now(), VMs: []vmReport{}, Nodes: make([]nodeReport, len(s.nodes))}
-	names := make([][]string, len(s.nodes))
-	errs := s.each(func(i int, t *target) error {
+	rep := &report{Time: time.Now(), VMs: []vmReport{}, Nodes: make([]nodeReport, len(s.Nodes))}
+	names := make([][]string, len(s.Nodes))
+	errs := s.Each(func(i int, t *target) error {
 		n, err := t.Node(ctx)
 		if err != nil {
 			rep.Nodes[i] = nodeReport{Node: t.String(), Error: err.Error()}
@@ -151,7 +152,7 @@ func (s *site) report(ctx context.Context, vm string, last *report) (*report, er
 		rep.Nodes[i], names[i] = nodeReport{Node: n.Info.Name, Status: &n}, n.VMs
 		return nil
 	})
-	if err := s.allFailed(errs); err != nil {
+	if err := s.AllFailed(errs); err != nil {
 		return nil, err
 	}
 	all := []string{vm}
@@ -172,17 +173,17 @@ func (s *site) report(ctx context.Context, vm string, last *report) (*report, er
 }
 
 func (s *site) reportVM(ctx context.Context, vm string, last *report) (*vmReport, error) {
-	halves, err := s.look(ctx, vm)
+	halves, err := s.Look(ctx, vm)
 	if err != nil {
 		return nil, err
 	}
-	verdict := judge(halves)
+	verdict := both.Judge(halves)
 	v := &vmReport{VM: vm, Protected: verdict.Protected, Reason: verdict.Reason, Halves: halves}
 	for _, h := range halves {
-		if h.target == nil || !h.has() {
+		if h.Target == nil || !h.Has() {
 			continue
 		}
-		if full, err := h.target.VM(ctx, vm); err == nil && full.Spec != nil {
+		if full, err := h.Target.VM(ctx, vm); err == nil && full.Spec != nil {
 			v.NICs = full.Spec.NICs
 			break
 		}
@@ -202,7 +203,7 @@ func (v *vmReport) primary() *colo.Status {
 	// The engine keeps the figures of the last COLO.
 	for _, state := range []colo.State{colo.Protected, colo.Attaching, colo.Secondary} {
 		for _, h := range v.Halves {
-			if h.has() && h.Status.State == state && h.Status.Checkpoints.Count > 0 {
+			if h.Has() && h.Status.State == state && h.Status.Checkpoints.Count > 0 {
 				return h.Status
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -85,7 +86,7 @@ func vmCreate(cc *cli.Context, s *site) error {
 		return err
 	}
 	text.Reason = cc.String("reason")
-	t := s.nodes[0]
+	t := s.Nodes[0]
 	if cc.Bool("dry-run") {
 		vms, err := t.VMs(cc.Context)
 		if err != nil {
@@ -138,33 +139,33 @@ type vmEntry struct {
 }
 
 func vmList(cc *cli.Context, s *site) error {
-	names := make([][]string, len(s.nodes))
-	errs := s.each(func(i int, t *target) error {
+	names := make([][]string, len(s.Nodes))
+	errs := s.Each(func(i int, t *target) error {
 		n, err := t.Node(cc.Context)
 		names[i] = n.VMs
 		return err
 	})
-	if err := s.allFailed(errs); err != nil {
+	if err := s.AllFailed(errs); err != nil {
 		return attempt(err, "list the VMs", "", nil)
 	}
 	for i, err := range errs {
 		if err != nil {
-			fmt.Fprintf(cc.App.ErrWriter, "coloctl: %s: %v\n", s.nodes[i], err)
+			fmt.Fprintf(cc.App.ErrWriter, "coloctl: %s: %v\n", s.Nodes[i], err)
 		}
 	}
 	all := []vmEntry{}
 	for _, vm := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(names...)))) {
-		halves, err := s.look(cc.Context, vm)
+		halves, err := s.Look(cc.Context, vm)
 		if errors.Is(err, colo.ErrNoVM) {
 			continue // deleted in this moment
 		}
 		if err != nil {
 			return attempt(err, "list", vm, nil)
 		}
-		v := judge(halves)
+		v := both.Judge(halves)
 		e := vmEntry{VM: vm, Protected: v.Protected, Reason: v.Reason, Halves: halves}
 		for _, h := range halves {
-			if h.has() && runsAsPrimary(h.Status.State) {
+			if h.Has() && both.RunsAsPrimary(h.Status.State) {
 				e.Primary = h.Node
 			}
 		}
@@ -184,7 +185,7 @@ func vmList(cc *cli.Context, s *site) error {
 		}
 		var states []string
 		for _, h := range e.Halves {
-			if h.has() {
+			if h.Has() {
 				states = append(states, h.Node+" "+string(h.Status.State))
 			}
 		}
@@ -216,11 +217,11 @@ func vmShow(cc *cli.Context, s *site) error {
 
 // anyWith is the node whose word about a VM's spec counts: the primary's, or another one's that is reached.
 func (s *site) anyWith(ctx context.Context, vm string) (*target, error) {
-	t, halves, err := s.route(ctx, vm)
-	if errors.As(err, new(*elsewhereError)) || errors.As(err, new(*ambiguousError)) {
+	t, halves, err := s.Route(ctx, vm)
+	if errors.As(err, new(*both.ElsewhereError)) || errors.As(err, new(*both.AmbiguousError)) {
 		for _, h := range halves {
-			if h.has() && h.target != nil {
-				return h.target, nil
+			if h.Has() && h.Target != nil {
+				return h.Target, nil
 			}
 		}
 	}
@@ -229,25 +230,25 @@ func (s *site) anyWith(ctx context.Context, vm string) (*target, error) {
 
 func vmDelete(cc *cli.Context, s *site) error {
 	vm := cc.Args().First()
-	halves, err := s.look(cc.Context, vm)
+	halves, err := s.Look(cc.Context, vm)
 	if err != nil {
 		return attempt(err, "delete", vm, nil)
 	}
 	// The newest first: the arbiter forgets the VM only for who knows its last generation.
 	var known []*half
 	for i := range halves {
-		if h := &halves[i]; h.has() && h.target != nil {
+		if h := &halves[i]; h.Has() && h.Target != nil {
 			known = append(known, h)
 		}
 	}
-	slices.SortStableFunc(known, newerFirst)
+	slices.SortStableFunc(known, both.NewerFirst)
 	if cc.Bool("dry-run") {
 		for _, h := range known {
 			steps := []string{"let the arbiter forget the VM", "forget the VM"}
 			if cc.Bool("images") {
 				steps = append([]string{"delete its disk images"}, steps...)
 			}
-			if err := tellSteps(cc, vm, h.target, "delete", steps); err != nil {
+			if err := tellSteps(cc, vm, h.Target, "delete", steps); err != nil {
 				return err
 			}
 		}
@@ -257,18 +258,18 @@ func vmDelete(cc *cli.Context, s *site) error {
 	if cc.Bool("images") {
 		word, what = vm, "The disk images of "+vm+" are deleted on: "+nodesOf(known)+"."
 	}
-	if err := confirm(cc, word, "%s\n%s", verdictLine(vm, judge(halves)), what); err != nil {
+	if err := confirm(cc, word, "%s\n%s", verdictLine(vm, both.Judge(halves)), what); err != nil {
 		return err
 	}
 	var done []string
 	for _, h := range known {
-		if err := h.target.Delete(cc.Context, vm, api.DeleteRequest{Images: cc.Bool("images"), Reason: cc.String("reason")}); err != nil {
-			return attempt(err, "delete", vm, h.target)
+		if err := h.Target.Delete(cc.Context, vm, api.DeleteRequest{Images: cc.Bool("images"), Reason: cc.String("reason")}); err != nil {
+			return attempt(err, "delete", vm, h.Target)
 		}
 		done = append(done, h.Node)
 	}
 	for _, h := range halves {
-		if h.target == nil && h.has() || h.err != nil && !errors.Is(h.err, colo.ErrNoVM) {
+		if h.Target == nil && h.Has() || h.Err != nil && !errors.Is(h.Err, colo.ErrNoVM) {
 			fmt.Fprintf(cc.App.ErrWriter, "coloctl: %s was not reached: delete %s there too\n", h.Node, vm)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 
 func vmEdit(cc *cli.Context, s *site) error {
 	vm := cc.Args().First()
-	t, _, err := s.route(cc.Context, vm)
+	t, _, err := s.Route(cc.Context, vm)
 	if err != nil {
 		return attempt(err, "edit", vm, t)
 	}

@@ -39,15 +39,15 @@ func cancelCommand(r rules) *cli.Command {
 // operation finds the node that knows an operation.
 func (s *site) operation(cc *cli.Context) (*target, api.Operation, error) {
 	id := cc.Args().First()
-	found := make([]api.Operation, len(s.nodes))
-	errs := s.each(func(i int, t *target) (err error) {
+	found := make([]api.Operation, len(s.Nodes))
+	errs := s.Each(func(i int, t *target) (err error) {
 		found[i], err = t.Operation(cc.Context, id, 0)
 		return err
 	})
 	for i, err := range errs {
 		if err == nil {
-			return s.nodes[i], found[i], nil
+			return s.Nodes[i], found[i], nil
 		}
 	}
-	return nil, api.Operation{}, attempt(s.allFailed(errs), cc.Command.Name, id, nil)
+	return nil, api.Operation{}, attempt(s.AllFailed(errs), cc.Command.Name, id, nil)
 }

@@ -1,4 +1,4 @@
-package main
+package both
 
 import (
 	"errors"
@@ -9,21 +9,21 @@ import (
 	"github.com/coloctl/coloctl/colo"
 )
 
-// judge joins what the nodes say of a VM into one verdict. It is never better than what the node says on which the primary runs, nor than what the
+// Judge joins what the nodes say of a VM into one verdict. It is never better than what the node says on which the primary runs, nor than what the
 // other one says, if it answered.
-func judge(halves []half) colo.Verdict {
+func Judge(halves []Half) colo.Verdict {
 	not := func(format string, args ...any) colo.Verdict {
 		return colo.Verdict{Reason: fmt.Sprintf(format, args...)}
 	}
-	var primary, secondary, waiting *half
-	var others []*half
+	var primary, secondary, waiting *Half
+	var others []*Half
 	for i := range halves {
 		h := &halves[i]
 		switch {
-		case !h.has():
-		case runsAsPrimary(h.Status.State) && primary != nil:
+		case !h.Has():
+		case RunsAsPrimary(h.Status.State) && primary != nil:
 			return not("%s and %s both run it", primary.Node, h.Node)
-		case runsAsPrimary(h.Status.State):
+		case RunsAsPrimary(h.Status.State):
 			primary = h
 		case h.Status.State == colo.Secondary:
 			secondary = h
@@ -60,7 +60,7 @@ func judge(halves []half) colo.Verdict {
 	}
 	newest := others[0]
 	for _, h := range others[1:] {
-		if newerFirst(h, newest) < 0 {
+		if NewerFirst(h, newest) < 0 {
 			newest = h
 		}
 	}
@@ -76,13 +76,13 @@ const (
 	answersWith
 )
 
-func halfOf(halves []half, node string) answer {
+func halfOf(halves []Half, node string) answer {
 	for _, h := range halves {
 		switch {
 		case h.Node != node:
-		case h.has():
+		case h.Has():
 			return answersWith
-		case errors.Is(h.err, colo.ErrNoVM):
+		case errors.Is(h.Err, colo.ErrNoVM):
 			return answersWithout
 		}
 	}
@@ -90,7 +90,7 @@ func halfOf(halves []half, node string) answer {
 }
 
 // because says why a VM isn't protected, in the words of one node, with what is being done about it.
-func because(h *half) string {
+func because(h *Half) string {
 	s := h.Status
 	text := fmt.Sprintf("%s on %s", s.State, h.Node)
 	if string(s.State) != s.Verdict.Reason {
@@ -100,10 +100,10 @@ func because(h *half) string {
 	switch {
 	case s.GivenUp != "":
 		more = append(more, s.GivenUp)
-	case progressNow(s) != nil:
+	case ProgressNow(s) != nil:
 		p := fmt.Sprintf("%s, %d %%", s.Progress.What, 100*s.Progress.Done/s.Progress.Total)
 		if s.Progress.ETA > 0 {
-			p += ", " + short(s.Progress.ETA.Round(time.Second)) + " left"
+			p += ", " + s.Progress.ETA.Round(time.Second).String() + " left"
 		}
 		more = append(more, p)
 	case s.Plan != nil:
@@ -118,4 +118,12 @@ func because(h *half) string {
 		more = append(more, s.Why)
 	}
 	return strings.Join(append([]string{text}, more...), ": ")
+}
+
+// ProgressNow is the progress of what is going on, nil if nothing is; the engine keeps the last one.
+func ProgressNow(s *colo.Status) *colo.Progress {
+	if s.Plan == nil || s.Progress == nil || s.Progress.Total <= 0 {
+		return nil
+	}
+	return s.Progress
 }
