@@ -56,7 +56,7 @@ func Detach(ctx context.Context, c *qmp.Client, disks []Disk) error {
 // before. It goes on after QEMU's refusals, so that one disk doesn't leave the
 // others in the way.
 func dismantle(ctx context.Context, c *qmp.Client, disks []Disk) error {
-	errs := []error{endJobs(ctx, c, disks)}
+	errs := []error{endJobs(ctx, c, disks), closeScan(ctx, c, disks)}
 	g, err := readGraph(ctx, c)
 	if err != nil {
 		return errors.Join(append(errs, err)...)

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coloctl/coloctl/qmp"
 )
@@ -19,19 +20,32 @@ type Mirror struct {
 	to    Address
 	o     Options
 
+	report sync.Mutex // held while OnProgress is called
+
 	mu     sync.Mutex
 	synced bool
 	cancel context.CancelCauseFunc // of the Sync or Switch that runs
 	idle   chan struct{}           // closed when that has returned
 	speed  int64
-	copied int64 // by jobs that ended
-	live   int64 // by jobs that run
+	paused bool
+	tuned  chan struct{} // closed and replaced when speed or paused has changed
+	copied int64         // by jobs that ended
+	live   int64         // by jobs that run
+	stats  Stats
+}
+
+// Stats are what a resync did besides copying.
+type Stats struct {
+	Compared int64         // bytes of this side's disks that were hashed; the peer hashed as many
+	Differed int64         // bytes of those that were not equal
+	Last     int64         // bytes that were copied while the guest stood still
+	LastTook time.Duration // and how long that took
 }
 
 // NewMirror prepares to mirror disks to a standby's Export. It does nothing yet.
 func NewMirror(c *qmp.Client, disks []Disk, to Address, o Options) *Mirror {
 	o.setDefaults(c)
-	return &Mirror{c: c, disks: disks, to: to, o: o, speed: o.Speed}
+	return &Mirror{c: c, disks: disks, to: to, o: o, speed: o.Speed, tuned: make(chan struct{})}
 }
 
 // begin makes what follows end when Abort is called; end makes that the error.
@@ -59,14 +73,14 @@ func (m *Mirror) begin(ctx context.Context) (_ context.Context, end func(*error)
 }
 
 // Sync makes the peer's disks equal while the guest runs and writes. In mode
-// Full they stay equal from then on; in mode Bitmap the rest is left to Switch.
+// Full they stay equal from then on; in the others the rest is left to Switch.
 // It fails with ErrNoBitmap, ErrUnreachable, ErrAttached, ErrCommitFailed,
 // ErrJobFailed or ErrStalled; after any error call Abort. On a former secondary
 // it first waits until the overlays are committed. In neither mode does a peer
 // that dies or freezes make a write of the guest fail; in mode Bitmap a frozen
 // one can block some until the yank in Abort.
 func (m *Mirror) Sync(ctx context.Context) (err error) {
-	if m.o.Mode != Bitmap && m.o.Mode != Full {
+	if m.o.Mode != Bitmap && m.o.Mode != Checksum && m.o.Mode != Full {
 		return fmt.Errorf("blockrepl: unknown mode %q", m.o.Mode)
 	}
 	ctx, end, err := m.begin(ctx)
@@ -79,6 +93,11 @@ func (m *Mirror) Sync(ctx context.Context) (err error) {
 	}
 	if err := m.prepare(ctx); err != nil {
 		return err
+	}
+	if m.o.Mode == Checksum {
+		if err := m.scan(ctx); err != nil {
+			return err
+		}
 	}
 	if err := probe(ctx, m.o.ProbeDial, m.to, m.o.ProbeTimeout); err != nil {
 		return err
@@ -121,8 +140,16 @@ func (m *Mirror) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if m.o.Mode == Full {
+	switch {
+	case m.o.Mode == Full:
 		return forgetBitmaps(ctx, m.c, m.disks)
+	case m.o.Mode == Checksum && (m.o.Scan == nil || len(m.o.Scan.From) == 0):
+		if err := forgetBitmaps(ctx, m.c, m.disks); err != nil {
+			return err
+		}
+		// From here on, which is before the first block is read, everything that
+		// is written counts as different.
+		return startBitmaps(ctx, m.c, m.disks)
 	}
 	if name := g.withoutBitmap(m.disks); name != "" {
 		return fmt.Errorf("%w: disk %s", ErrNoBitmap, name)
@@ -133,6 +160,9 @@ func (m *Mirror) prepare(ctx context.Context) error {
 func (m *Mirror) openTimeout() int { return int(math.Ceil(m.o.OpenTimeout.Seconds())) }
 
 func (m *Mirror) startMirrors(ctx context.Context) error {
+	if err := m.unpaused(ctx); err != nil {
+		return err
+	}
 	for _, d := range m.disks {
 		if err := m.c.BlockdevMirror(ctx, mirrorJob(d, m.currentSpeed())); err != nil {
 			return err
@@ -142,18 +172,26 @@ func (m *Mirror) startMirrors(ctx context.Context) error {
 }
 
 // Passes while the guest runs end when little is left, or when a pass didn't
-// leave much less than the one before: the guest writes as fast as we copy.
+// leave much less than the one before: the guest writes as fast as we copy. More
+// than can be copied in MaxPause is worth a few more.
 const (
 	littleLeft = 4 << 20 // bytes, of all disks
 	maxPasses  = 5
+	hardPasses = 10
 )
 
 func (m *Mirror) passes(ctx context.Context) error {
 	before := int64(math.MaxInt64)
-	for range maxPasses {
+	for i := range hardPasses {
+		begun, sent := time.Now(), m.Copied()
 		left, err := m.pass(ctx)
-		if err != nil || left <= littleLeft || left > before/4*3 {
+		if err != nil || left <= littleLeft {
 			return err
+		}
+		rate := float64(m.Copied()-sent) / time.Since(begun).Seconds()
+		long := float64(left) > rate*m.o.MaxPause.Seconds()
+		if !long && (left > before/4*3 || i >= maxPasses) {
+			return nil
 		}
 		before = left
 	}
@@ -163,6 +201,9 @@ func (m *Mirror) passes(ctx context.Context) error {
 // pass copies what was written since the last one and returns how many bytes
 // were written meanwhile.
 func (m *Mirror) pass(ctx context.Context) (left int64, err error) {
+	if err := m.unpaused(ctx); err != nil {
+		return 0, err
+	}
 	g, err := readGraph(ctx, m.c)
 	if err != nil {
 		return 0, err
@@ -224,7 +265,7 @@ func (m *Mirror) Switch(ctx context.Context) (err error) {
 	if st.Running {
 		return ErrGuestRuns
 	}
-	if err := m.SetSpeed(ctx, 0); err != nil {
+	if err := m.Tune(ctx, 0, false); err != nil { // the guest waits
 		return err
 	}
 	if m.o.Mode == Full {
@@ -280,7 +321,11 @@ func (m *Mirror) lastPass(ctx context.Context) error {
 	if g.dirty(m.disks, syncBitmap) == 0 {
 		return nil
 	}
+	begun, sent := time.Now(), m.Copied()
 	left, err := m.pass(ctx)
+	m.mu.Lock()
+	m.stats.Last, m.stats.LastTook = m.copied+m.live-sent, time.Since(begun)
+	m.mu.Unlock()
 	if err == nil && left > 0 {
 		err = fmt.Errorf("blockrepl: %d bytes were written while the guest was stopped", left)
 	}
@@ -340,8 +385,17 @@ func (m *Mirror) undo(ctx context.Context) error {
 // SetSpeed changes the limit of a Sync that runs, and of what it has yet to do;
 // 0 is no limit.
 func (m *Mirror) SetSpeed(ctx context.Context, bytesPerSecond int64) error {
+	return m.Tune(ctx, bytesPerSecond, m.pausedNow())
+}
+
+// Tune changes the limit of a Sync that runs, in bytes a second for each disk,
+// and makes it pause or go on. A paused one holds what it has and does not
+// stall; the guest runs on.
+func (m *Mirror) Tune(ctx context.Context, bytesPerSecond int64, paused bool) error {
 	m.mu.Lock()
-	m.speed = bytesPerSecond
+	m.speed, m.paused = bytesPerSecond, paused
+	close(m.tuned)
+	m.tuned = make(chan struct{})
 	m.mu.Unlock()
 	jobs, err := m.c.QueryJobs(ctx)
 	if err != nil {
@@ -349,22 +403,70 @@ func (m *Mirror) SetSpeed(ctx context.Context, bytesPerSecond int64) error {
 	}
 	for _, d := range m.disks {
 		for _, j := range jobs {
-			if j.ID != d.job() || j.Status == "concluded" {
-				continue
-			}
-			// A refusal: it has just ended.
-			if err := m.c.BlockJobSetSpeed(ctx, j.ID, bytesPerSecond); err != nil && !refused(err) {
-				return err
+			if j.ID == d.job() && j.Status != "concluded" {
+				if err := m.tuneJob(ctx, j, bytesPerSecond, paused); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
 }
 
+// tuneJob passes a refusal over: the job has just ended.
+func (m *Mirror) tuneJob(ctx context.Context, j qmp.Job, speed int64, paused bool) error {
+	if err := m.c.BlockJobSetSpeed(ctx, j.ID, speed); err != nil && !refused(err) {
+		return err
+	}
+	command := ""
+	switch stopped := j.Status == "paused" || j.Status == "standby"; {
+	case paused && !stopped:
+		command = "job-pause"
+	case !paused && stopped:
+		command = "job-resume"
+	default:
+		return nil
+	}
+	if err := m.c.Execute(ctx, command, map[string]string{"id": j.ID}, nil); err != nil && !refused(err) {
+		return err
+	}
+	return nil
+}
+
+func (m *Mirror) pausedNow() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.paused
+}
+
+// unpaused waits for the end of a pause.
+func (m *Mirror) unpaused(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		paused, tuned := m.paused, m.tuned
+		m.mu.Unlock()
+		if !paused {
+			return nil
+		}
+		select {
+		case <-tuned:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 func (m *Mirror) currentSpeed() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.speed
+}
+
+// Stats tells what the resync did besides copying, so far.
+func (m *Mirror) Stats() Stats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stats
 }
 
 // Copied returns how many bytes all passes covered so far. In mode Bitmap that

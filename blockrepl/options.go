@@ -16,6 +16,10 @@ const (
 	// QEMU that was alive then, and the very disks that the peer had.
 	Bitmap Mode = "bitmap"
 
+	// Checksum copies what differs: both sides hash their disks block by block
+	// first, while the guest runs. It needs nothing but disks of the same size.
+	Checksum Mode = "checksum"
+
 	// Full copies everything. Zeroes don't travel.
 	Full Mode = "full"
 )
@@ -26,6 +30,7 @@ const (
 	DefaultOpenTimeout  = 2 * time.Second
 	DefaultStallAfter   = 10 * time.Second
 	DefaultPoll         = 250 * time.Millisecond
+	DefaultMaxPause     = time.Second
 )
 
 // Options of a Mirror. Zero values are replaced by defaults.
@@ -36,8 +41,16 @@ type Options struct {
 	// Switch has none, because the guest waits for it.
 	Speed int64
 
-	// OnProgress, if set, is called with each disk's progress by the goroutine
-	// that called Sync or Switch; it must be quick and must not call Abort.
+	// Scan is needed in mode Checksum.
+	Scan *Scan
+
+	// MaxPause bounds how long the guest may have to stand still for what it
+	// wrote during the last pass that ran beside it. While more is left than
+	// was lately copied in that time, Sync makes another pass, a few times.
+	MaxPause time.Duration
+
+	// OnProgress, if set, is called with each disk's progress, never twice at a
+	// time; it must be quick and must not call Abort.
 	OnProgress func(Progress)
 
 	// ProbeDial reaches the peer as this QEMU does, from its network namespace.
@@ -74,7 +87,7 @@ func (o *Options) setDefaults(c *qmp.Client) {
 	}
 	for v, d := range map[*time.Duration]time.Duration{
 		&o.ProbeTimeout: DefaultProbeTimeout, &o.OpenTimeout: DefaultOpenTimeout,
-		&o.StallAfter: DefaultStallAfter, &o.Poll: DefaultPoll,
+		&o.StallAfter: DefaultStallAfter, &o.Poll: DefaultPoll, &o.MaxPause: DefaultMaxPause,
 	} {
 		if *v <= 0 {
 			*v = d

@@ -8,9 +8,19 @@ import (
 	"github.com/coloctl/coloctl/qmp"
 )
 
-// Progress of one disk's resync, as query-jobs tells it.
+// Phase is what a resync does at the moment.
+type Phase string
+
+// Phases of a resync.
+const (
+	Comparing Phase = "comparing" // both sides hash their halves; nothing travels
+	Copying   Phase = "copying"
+)
+
+// Progress of one disk's resync.
 type Progress struct {
 	Disk  string
+	Phase Phase
 	Done  int64         // bytes, in this pass
 	Total int64         // bytes, in this pass; grows while the guest writes
 	Rate  float64       // bytes a second, lately
@@ -33,9 +43,37 @@ type watch struct {
 	counted bool // in Mirror.copied
 	last    qmp.Job
 	change  time.Time // when last had changed
-	rate    float64   // bytes a second, smoothed
-	sample  int64     // bytes done at sampled
+	meter   meter
+}
+
+// meter measures a rate.
+type meter struct {
+	rate    float64 // bytes a second, smoothed
+	sample  int64   // bytes done at sampled
 	sampled time.Time
+}
+
+func (m *meter) update(done int64) {
+	// Looks that follow each other at once, because of events, say nothing
+	// about the rate.
+	now := time.Now()
+	if dt := now.Sub(m.sampled).Seconds(); dt >= 0.05 {
+		r := float64(done-m.sample) / dt
+		if m.rate == 0 {
+			m.rate = r
+		} else {
+			m.rate += 0.3 * (r - m.rate)
+		}
+		m.sampled, m.sample = now, done
+	}
+}
+
+// eta is how long left bytes take; 0 if nobody knows.
+func (m *meter) eta(left int64) time.Duration {
+	if left <= 0 || m.rate <= 0 {
+		return 0
+	}
+	return time.Duration(float64(left) / m.rate * float64(time.Second))
 }
 
 // wait follows the jobs of all disks until they have reached the goal. Jobs
@@ -43,7 +81,7 @@ type watch struct {
 func (m *Mirror) wait(ctx context.Context, g goal) error {
 	watches := make([]*watch, len(m.disks))
 	for i, d := range m.disks {
-		watches[i] = &watch{disk: d, change: time.Now(), sampled: time.Now()}
+		watches[i] = &watch{disk: d, change: time.Now(), meter: meter{sampled: time.Now()}}
 	}
 	err := follow(ctx, m.c, m.o.Poll, m.o.StallAfter, func(ctx context.Context, jobs map[string]qmp.Job) (bool, error) {
 		all := true
@@ -53,6 +91,9 @@ func (m *Mirror) wait(ctx context.Context, g goal) error {
 			}
 			if err := m.look(ctx, w, jobs, g); err != nil {
 				return false, err
+			}
+			if m.pausedNow() {
+				w.change = time.Now()
 			}
 			if !w.done && time.Since(w.change) > m.stallAfter() {
 				return false, w.stalled(nil)
@@ -112,7 +153,9 @@ func (m *Mirror) look(ctx context.Context, w *watch, jobs map[string]qmp.Job, g 
 		w.done = true
 	}
 	if m.o.OnProgress != nil {
+		m.report.Lock()
 		m.o.OnProgress(w.progress())
+		m.report.Unlock()
 	}
 	return nil
 }
@@ -122,29 +165,15 @@ func (w *watch) update(j qmp.Job) {
 	if j.CurrentProgress != w.last.CurrentProgress || j.Status != w.last.Status {
 		w.change = now
 	}
-	// Looks that follow each other at once, because of events, say nothing
-	// about the rate.
-	if dt := now.Sub(w.sampled).Seconds(); dt >= 0.05 {
-		r := float64(j.CurrentProgress-w.sample) / dt
-		if w.rate == 0 {
-			w.rate = r
-		} else {
-			w.rate += 0.3 * (r - w.rate)
-		}
-		w.sampled, w.sample = now, j.CurrentProgress
-	}
+	w.meter.update(j.CurrentProgress)
 	w.last = j
 }
 
 func (w *watch) progress() Progress {
-	p := Progress{
-		Disk: w.disk.Name, Done: w.last.CurrentProgress, Total: w.last.TotalProgress, Rate: w.rate,
-		Ready: w.done,
+	return Progress{
+		Disk: w.disk.Name, Phase: Copying, Done: w.last.CurrentProgress, Total: w.last.TotalProgress, Rate: w.meter.rate,
+		Ready: w.done, ETA: w.meter.eta(w.last.TotalProgress - w.last.CurrentProgress),
 	}
-	if left := p.Total - p.Done; left > 0 && w.rate > 0 {
-		p.ETA = time.Duration(float64(left) / w.rate * float64(time.Second))
-	}
-	return p
 }
 
 // account keeps Copied right: what ended jobs did stays, what others did so far
