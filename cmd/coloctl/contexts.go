@@ -17,6 +17,8 @@ import (
 
 const (
 	contextVariable = "COLOCTL_CONTEXT"
+	// contextsVariable names the file with the contexts, instead of this person's.
+	contextsVariable = "COLOCTL_CONTEXTS"
 	localContext    = "local"
 	// defaultSocket is where a daemon listens unless its configuration says otherwise.
 	defaultSocket = "/run/coloctl/api.sock"
@@ -88,6 +90,9 @@ func configFolder() (string, error) {
 }
 
 func contextPath() (string, error) {
+	if path := os.Getenv(contextsVariable); path != "" {
+		return path, nil
+	}
 	dir, err := configFolder()
 	return filepath.Join(dir, "contexts.yaml"), err
 }
@@ -114,7 +119,7 @@ func readContexts() (*contextFile, error) {
 		if err := c.validate(); err != nil {
 			return nil, &usageError{fmt.Errorf("%s: %w", path, err)}
 		}
-		for _, p := range []*string{&c.Identity, &c.Trust} {
+		for _, p := range []*string{&c.Socket, &c.Identity, &c.Trust} {
 			if *p != "" && !filepath.IsAbs(*p) {
 				*p = filepath.Join(filepath.Dir(path), *p)
 			}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -27,13 +28,12 @@ func labCommand(r rules) *cli.Command {
 		r.leaf(&cli.Command{Name: "run", Usage: "run a scenario and measure what a client notices", Flags: runFlags(), Action: labRun},
 			operands{min: 1, max: 1, usage: "SCENARIO"}),
 		r.leaf(&cli.Command{Name: "list", Usage: "list the scenarios", Action: labList}, operands{}),
-		r.leaf(&cli.Command{Name: "up", Usage: "start a lab that stays, with a protected VM", Flags: []cli.Flag{
-			name(), &cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
-			&cli.BoolFlag{Name: "alone", Usage: "don't protect the VM"},
-		}, Action: labUp}, operands{}),
+		r.leaf(&cli.Command{Name: "up", Usage: "start a lab that stays, with a protected VM", Flags: labFlags(
+			name(), &cli.BoolFlag{Name: "alone", Usage: "don't protect the VM"},
+		), Action: labUp}, operands{}),
 		r.leaf(&cli.Command{Name: "status", Usage: "show a lab that is up", Flags: []cli.Flag{name()}, Action: labStatus}, operands{}),
 		r.leaf(&cli.Command{Name: "shell", Usage: "run a command, or a shell, on a node or the client of a lab", Flags: []cli.Flag{name()}, Action: labShell},
-			operands{min: 1, max: -1, usage: "n1|n2|client [COMMAND...]", command: true}),
+			operands{min: 1, max: -1, usage: "n1|n2|witness|client [COMMAND...]", command: true}),
 		r.leaf(&cli.Command{Name: "down", Usage: "end a lab and remove all of it", Flags: []cli.Flag{name()}, Action: labDown}, operands{}),
 		r.leaf(&cli.Command{Name: "provision", Usage: "find or fetch QEMU and the guest's kernel", Action: labProvision}, operands{}),
 	}})
@@ -78,7 +78,7 @@ func labUp(cc *cli.Context) error {
 		return err
 	}
 	if lab.Inside() {
-		err := keepLab(cc.Context, cc.Int("links"), !cc.Bool("alone"))
+		err := keepLab(cc)
 		if errors.Is(err, lab.ErrInterrupted) {
 			return nil // a signal is how init systems end what stays
 		}
@@ -116,13 +116,28 @@ func prepare(ctx context.Context, cc *cli.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := assets.FindDaemon(ctx, cc.String("arbiter")); err != nil {
+		return nil, err
+	}
 	env, err := assets.Env()
 	return []string{env}, err
 }
 
+// labFlags are those of all commands that make a lab.
+func labFlags(more ...cli.Flag) []cli.Flag {
+	return append(more,
+		&cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
+		&cli.StringFlag{Name: "arbiter", Value: config.ArbiterWitness, Usage: "`KIND` of arbiter: witness, or etcd, which must be installed"},
+		&cli.DurationFlag{Name: "hold-down", Usage: "how long a node that has returned must be well before a VM is protected by it", DefaultText: "the daemons'"})
+}
+
+func labOptions(cc *cli.Context, assets *lab.Assets, dir string) lab.Options {
+	return lab.Options{Assets: assets, Arbiter: cc.String("arbiter"), Links: cc.Int("links"), HoldDown: cc.Duration("hold-down"), Dir: dir}
+}
+
 // keepLab is the worker of a lab that stays up.
-func keepLab(ctx context.Context, links int, protected bool) (err error) {
-	said := false
+func keepLab(cc *cli.Context) (err error) {
+	ctx, said := cc.Context, false
 	defer func() {
 		if err != nil && !said {
 			err = errors.Join(err, lab.Unready(err))
@@ -132,7 +147,7 @@ func keepLab(ctx context.Context, links int, protected bool) (err error) {
 	if err != nil {
 		return err
 	}
-	l, err := lab.New(ctx, lab.Options{Assets: assets, Links: links, Dir: lab.Root, Log: os.Stderr})
+	l, err := lab.New(ctx, labOptions(cc, assets, lab.Root))
 	if err != nil {
 		return err
 	}
@@ -140,7 +155,7 @@ func keepLab(ctx context.Context, links int, protected bool) (err error) {
 	if err := l.Boot(ctx, lab.NodeNames[0]); err != nil {
 		return err
 	}
-	if protected {
+	if !cc.Bool("alone") {
 		if err := l.Protect(ctx); err != nil {
 			return err
 		}
@@ -207,7 +222,7 @@ func labShell(cc *cli.Context) error {
 		return fmt.Errorf("%w: it is in the package util-linux", err)
 	}
 	// The command takes this process's place, so it has the terminal, its signals and its exit code.
-	return syscall.Exec(path, args, append(os.Environ(), "COLOCTL_NODE="+host))
+	return syscall.Exec(path, args, s.ShellEnv(host))
 }
 
 func labDown(cc *cli.Context) error {

@@ -18,13 +18,12 @@ import (
 const plotName = "plot.svg"
 
 func runFlags() []cli.Flag {
-	return []cli.Flag{
+	return labFlags(
 		&cli.IntFlag{Name: "n", Value: 1, Usage: "how many times; of ping-pong, how many losses in one life of the VM"},
 		&cli.Uint64Flag{Name: "seed", Usage: "`SEED` of what is random in the first run, the next ones take the next", DefaultText: "random"},
 		&cli.StringFlag{Name: "plot", Usage: "draw what the clients of the last run felt to `FILE.svg`"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the lab's folder, with its logs and disks, and print its path"},
-		&cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
-	}
+	)
 }
 
 // labRun runs twice: as typed, and as the worker inside the lab that it has started.
@@ -117,7 +116,7 @@ func runInside(cc *cli.Context, s *lab.Scenario) error {
 	for i := range lives {
 		r, err := oneLife(cc, s, lab.RunOptions{
 			Seed: seed + uint64(i), N: cycles,
-			Lab: lab.Options{Assets: assets, Links: cc.Int("links"), Dir: lab.Path(fmt.Sprint(i + 1))},
+			Lab: labOptions(cc, assets, lab.Path(fmt.Sprint(i+1))),
 		})
 		if err != nil {
 			return err
@@ -152,12 +151,6 @@ func oneLife(cc *cli.Context, s *lab.Scenario, o lab.RunOptions) (*lab.Run, erro
 	if err := os.Mkdir(o.Lab.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(o.Lab.Dir, "nodes.log"))
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	o.Lab.Log = log
 	if o.Tell = teller(cc, s); o.Tell != nil && !s.Told {
 		o.Tell.Say("%s, seed %d", s.Name, o.Seed)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -25,6 +26,7 @@ func TestLabScripts(t *testing.T) {
 		t.Skip("it starts QEMUs")
 	}
 	needLab(t)
+	buildDaemon(t)
 	scripts, err := filepath.Glob(filepath.Join("testdata", "lab", "*.txtar"))
 	if err != nil || len(scripts) == 0 {
 		t.Fatal("no scripts", err)
@@ -37,12 +39,22 @@ func TestLabScripts(t *testing.T) {
 	}
 }
 
+// buildDaemon makes the colod that all labs of the test run.
+func buildDaemon(t *testing.T) {
+	t.Helper()
+	var a lab.Assets
+	if err := a.FindDaemon(t.Context(), config.ArbiterWitness); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(lab.DaemonVariable, a.Daemon)
+}
+
 // isolate gives a script folders of its own, and the QEMU of this test.
 func isolate(e *testscript.Env) error {
 	e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "config"))
 	e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
 	e.Setenv("TMPDIR", filepath.Join(e.WorkDir, ".tmp"))
-	for _, name := range append(qemuVariables, "HOME", "XDG_CACHE_HOME", "GOCACHE", "GOMODCACHE", "GOPATH", "COLOCTL_ACCEL", "COLOCTL_GUEST_INIT") {
+	for _, name := range append(qemuVariables, "HOME", "XDG_CACHE_HOME", "GOCACHE", "GOMODCACHE", "GOPATH", "COLOCTL_ACCEL", "COLOCTL_GUEST_INIT", lab.DaemonVariable) {
 		if v, ok := os.LookupEnv(name); ok {
 			e.Setenv(name, v)
 		}

@@ -2,8 +2,8 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -35,24 +35,41 @@ var clients = Step{Name: "start the clients", Do: func(ctx context.Context, r *R
 
 var moreClients = Step{Name: "open more connections", Do: func(ctx context.Context, r *Run) error { return r.Clients.OpenIdle(ctx, 2) }}
 
-// protect makes the VM redundant for the first time.
+// protect makes the VM redundant for the first time. From then on the daemons see to it by themselves.
 var protect = Step{Name: "protect the VM", Do: func(ctx context.Context, r *Run) error {
-	begun := time.Now()
-	took, _, err := r.protect(ctx)
+	name, err := r.Lab.Primary(ctx)
 	if err != nil {
 		return err
 	}
+	r.Tell.Say("%s protects the VM by %s, the guest runs on", name, Other(name))
+	begun := time.Now()
+	if err := r.Lab.Protect(ctx); err != nil {
+		return err
+	}
+	took := time.Since(begun)
+	status, err := r.Lab.Node(name).Status(ctx)
+	if err == nil && !status.Verdict.Protected {
+		err = fmt.Errorf("%s says that it is not protected: %s", name, status.Verdict.Reason)
+	}
+	if err != nil {
+		return err
+	}
+	r.Tell.Say("protected after %.1f s%s", took.Seconds(), describeResync(status.Status))
 	r.Result.ProtectMS = ms(took)
 	r.Result.ProtectPauseMS = protectPause(r.Lab.Journal.Since(begun))
 	r.mark(false, "protected")
 	return nil
 }}
 
-// reprotect makes it redundant again.
-var reprotect = Step{Name: "protect the VM again", Do: func(ctx context.Context, r *Run) error {
-	took, status, err := r.protect(ctx)
+// reprotected waits until the daemons have made the VM redundant again, by themselves.
+var reprotected = Step{Name: "be protected again", Do: func(ctx context.Context, r *Run) error {
+	name, status, err := r.awaitProtected(ctx, r.healed)
 	if err != nil {
 		return err
+	}
+	took := time.Since(r.healed)
+	if e, err := r.Lab.Journal.Await(ctx, r.healed, func(e colo.Event) bool { return e.Node == name && e.Kind == "state" && e.State == colo.Protected }); err == nil {
+		took = e.Time.Sub(r.healed)
 	}
 	r.Result.ReprotectMS = ms(took)
 	if status.Resync != nil {
@@ -63,34 +80,37 @@ var reprotect = Step{Name: "protect the VM again", Do: func(ctx context.Context,
 		}
 		r.Result.DiskBytes = ptr(disks)
 	}
+	r.Tell.Say("%s has protected it again by itself, after %.1f s%s", name, took.Seconds(), describeResync(status))
 	r.mark(false, "protected again")
 	return nil
 }}
 
-// protect waits until the peer can be a standby, then protects.
-func (r *Run) protect(ctx context.Context) (time.Duration, colo.Status, error) {
-	name, err := r.Lab.Primary(ctx)
-	if err != nil {
-		return 0, colo.Status{}, err
-	}
-	if err := r.awaitPartner(ctx, name); err != nil {
-		return 0, colo.Status{}, err
-	}
-	begun := time.Now()
-	primary := r.Lab.Node(name)
-	r.Tell.Say("%s protects the VM by %s, the guest runs on", name, Other(name))
-	if err := primary.Engine.Protect(ctx, VM, colo.ProtectOptions{}); err != nil {
-		return 0, colo.Status{}, err
-	}
-	took := time.Since(begun)
-	status, err := primary.Status(ctx)
-	if err == nil && !status.Verdict.Protected {
-		err = fmt.Errorf("%s says that it is not protected: %s", name, status.Verdict.Reason)
-	}
-	if err == nil {
-		r.Tell.Say("protected after %.1f s%s", took.Seconds(), describeResync(status))
-	}
-	return took, status, err
+// awaitProtected waits until a node has become the primary of a protected VM since a time, says that it is protected now, and the other node
+// says that it is the secondary.
+func (r *Run) awaitProtected(ctx context.Context, since time.Time) (name string, status colo.Status, err error) {
+	err = poll(ctx, func() (bool, error) {
+		var found []string
+		var primary, secondary bool
+		for _, n := range NodeNames {
+			s, err := r.Lab.Node(n).Status(ctx)
+			switch {
+			case err != nil:
+				found = append(found, fmt.Sprintf("%s: %v", n, err))
+				continue
+			case s.GivenUp != "":
+				return false, fmt.Errorf("%s has given up: %s", n, s.GivenUp)
+			}
+			found = append(found, fmt.Sprintf("%s: %s (%s) %s%s", n, s.State, s.Why, s.Outlook, s.LastError))
+			switch {
+			case s.State == colo.Protected && s.Verdict.Protected && !s.Since.Before(since):
+				primary, name, status = true, n, s.Status
+			case s.State == colo.Secondary:
+				secondary = true
+			}
+		}
+		return primary && secondary, fmt.Errorf("it is not protected: %s", strings.Join(found, "; "))
+	})
+	return name, status, err
 }
 
 // protectPause is how long the guest stood still while it was protected: from the end of the memory copy, which stops it, to the proof of
@@ -118,34 +138,6 @@ func describeResync(s colo.Status) string {
 		disks += int64(d.Size)
 	}
 	return fmt.Sprintf("; resync: %s, %s sent of %s", s.Resync.Mode, size(s.Resync.Copied), size(disks))
-}
-
-// awaitPartner returns when the other node is alive and has no copy any more.
-func (r *Run) awaitPartner(ctx context.Context, primary string) error {
-	other := r.Lab.Node(Other(primary))
-	if other.Engine == nil {
-		return fmt.Errorf("%s: %w", other.Name, ErrPowerOff)
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		status, err := other.Status(ctx)
-		free := errors.Is(err, colo.ErrNoVM)
-		switch status.State {
-		case colo.Stopped, colo.Outdated:
-			free = status.PID == 0
-		case colo.Failed:
-			return fmt.Errorf("%s has failed: %s", other.Name, status.Why)
-		}
-		if free && r.Lab.Node(primary).Engine.PeerAlive() && other.Engine.PeerAlive() {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%s doesn't become free: %s (%s): %w", other.Name, status.State, status.Why, context.Cause(ctx))
-		}
-	}
 }
 
 // settle watches normal operation for a while.
@@ -200,6 +192,7 @@ func lose(which side, what string, do func(ctx context.Context, r *Run, n *Node)
 			return err
 		}
 		r.lost = name
+		r.healed = time.Now()
 		r.Tell.Say("%s: "+what, name)
 		l := loss{at: time.Now()}
 		r.mark(true, "%s: %s", name, what)

@@ -20,6 +20,8 @@ type Assets struct {
 	Accel         string   // tcg or kvm
 	Kernel        string
 	Initrd        string
+	Daemon        string // colod, or colod-etcd; see [FindDaemon]
+	Etcd          string // the program, when that is the arbiter
 }
 
 const envAssets = "COLOCTL_LAB_ASSETS"

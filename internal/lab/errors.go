@@ -25,6 +25,8 @@ var (
 	ErrName = errors.New("a lab's name is 1 to 32 of a-z, 0-9 and -, beginning with a letter")
 	// ErrUnknownScenario is returned when no scenario has the name.
 	ErrUnknownScenario = errors.New("unknown scenario")
+	// ErrArbiter is returned for a kind of arbiter that a lab can't have.
+	ErrArbiter = errors.New("unknown kind of arbiter")
 	// ErrInterrupted is the cause of a context that ended because a person asked for it.
 	ErrInterrupted = errors.New("interrupted")
 )

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api"
 )
 
 // maxEvents bounds the journal. Progress events, the only frequent kind, are not kept.
@@ -25,23 +26,31 @@ func NewJournal(tell func(colo.Event)) *Journal {
 	return &Journal{changed: make(chan struct{}), tell: tell}
 }
 
-// follow takes a node's events until its channel is closed.
-func (j *Journal) follow(events <-chan colo.Event) {
-	for e := range events {
-		if j.tell != nil {
-			j.tell(e)
+// follow takes the events of one run of a node's daemon until ctx ends.
+func (j *Journal) follow(ctx context.Context, c *api.Client) {
+	// How it ends is no news: the daemon has ended, which is noticed elsewhere.
+	_ = c.Events(ctx, api.EventQuery{After: "0"}, func(e api.StreamEvent) error {
+		if e.Gap == nil {
+			j.add(e.Event.Event)
 		}
-		if e.Kind == "progress" {
-			continue
-		}
-		j.mu.Lock()
-		if len(j.events) < maxEvents {
-			j.events = append(j.events, e)
-		}
-		close(j.changed)
-		j.changed = make(chan struct{})
-		j.mu.Unlock()
+		return nil
+	}, nil)
+}
+
+func (j *Journal) add(e colo.Event) {
+	if j.tell != nil {
+		j.tell(e)
 	}
+	if e.Kind == "progress" {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.events) < maxEvents {
+		j.events = append(j.events, e)
+	}
+	close(j.changed)
+	j.changed = make(chan struct{})
 }
 
 // Since returns the events at or after a time, the earliest first.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,9 @@ type NodeStatus struct {
 	Protected bool   `json:"protected"`
 	Reason    string `json:"reason,omitempty"`
 
+	// Context is coloctl's on this host; empty where there is none.
+	Context string `json:"context,omitempty"`
+
 	fd int // of the network namespace, in the worker
 }
 
@@ -43,7 +47,7 @@ type LabStatus struct {
 func (l *Lab) status(ctx context.Context) LabStatus {
 	s := LabStatus{Folder: FolderOutside(), Guest: GuestAddr.String()}
 	for _, name := range NodeNames {
-		n := NodeStatus{Name: name, Netns: l.Topology.Nodes[name].Netns()}
+		n := NodeStatus{Name: name, Netns: l.Topology.Nodes[name].Netns(), Context: name}
 		v, err := l.nodes[name].Status(ctx)
 		if err != nil {
 			n.Reason = err.Error()
@@ -52,7 +56,8 @@ func (l *Lab) status(ctx context.Context) LabStatus {
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
-	s.Nodes = append(s.Nodes, NodeStatus{Name: clientName, Netns: l.Topology.Client.Netns()})
+	s.Nodes = append(s.Nodes, NodeStatus{Name: clientName, Netns: l.Topology.Client.Netns()},
+		NodeStatus{Name: witnessName, Netns: l.Topology.Witness.Netns(), Context: SiteContext})
 	return s
 }
 
@@ -252,4 +257,18 @@ func (s *LabStatus) ShellArgs(host string, cmd []string) ([]string, error) {
 		names = append(names, n.Name)
 	}
 	return nil, fmt.Errorf("lab %s has no host %q: expected one of %v", s.Name, host, names)
+}
+
+// ShellEnv returns the environment for a command on a host: this program, as coloctl, is found there, and it knows the lab's daemons.
+func (s *LabStatus) ShellEnv(host string) []string {
+	env := append(os.Environ(), "COLOCTL_NODE="+host)
+	if self, err := os.Executable(); err == nil {
+		env = append(env, "PATH="+filepath.Dir(self)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	}
+	for _, n := range s.Nodes {
+		if n.Name == host && n.Context != "" {
+			env = append(env, "COLOCTL_CONTEXTS="+Path(ContextsName), "COLOCTL_CONTEXT="+n.Context)
+		}
+	}
+	return env
 }

@@ -2,21 +2,19 @@ package lab
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
-	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/colo/heartbeat"
 	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/guest/service"
 	"github.com/coloctl/coloctl/internal/netns"
@@ -30,34 +28,39 @@ var guestMAC = net.HardwareAddr{0x52, 0x54, 0x00, 0x77, 0x00, 0x10}
 // Options say what a lab is made of.
 type Options struct {
 	Assets *Assets
-	Links  int   // replication links; 1 when 0
-	Memory int64 // of the guest, bytes; 256 MiB when 0
-	Disk   int64 // of the guest, bytes; 64 MiB when 0
-	// Dir is the lab's folder, which must not exist; [Root] is the place for it.
+	// Arbiter is witness (default) or etcd.
+	Arbiter string
+	Links   int   // replication links; 1 when 0
+	Memory  int64 // of the guest, bytes; 256 MiB when 0
+	Disk    int64 // of the guest, bytes; 64 MiB when 0
+	// HoldDown is how long a node that has returned must be well before a VM is protected by it again; the daemons' default when 0.
+	HoldDown time.Duration
+	// Dir is the lab's folder, which must not exist or be empty; [Root] is the place for it.
 	Dir string
-	// Log takes what the nodes log; nil is nowhere.
-	Log io.Writer
+	// Env is added to the environment of the nodes' daemons.
+	Env []string
 	// Tell is called with every event of the nodes, from several goroutines.
 	Tell func(colo.Event)
 }
 
-// Lab is two nodes, wired together, with one VM. Its methods are for one goroutine; what runs beside it uses its networks only.
+// Lab is two nodes with their daemons, an arbiter and one VM. Its methods are for one goroutine; what runs beside it uses its networks only.
 type Lab struct {
 	Topology *Topology
 	Journal  *Journal
 	Grants   *Grants
-	Arbiter  *arbiter.Memory
+	Voter    *Voter
 
 	opts     Options
-	log      *slog.Logger
-	key      []byte
 	nodes    map[string]*Node
-	wire     *colo.Wire
 	sniffers map[string]*Sniffer
 	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	wrong []error // what has gone wrong beside the steps
 }
 
-// New makes the networks, starts both nodes and joins them. Nothing runs on them yet. The caller must Close the lab.
+// New makes the networks and starts the arbiter and both nodes' daemons. It returns when they hear each other. There is no VM yet. The caller
+// must Close the lab.
 func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.Links == 0 {
 		o.Links = 1
@@ -68,19 +71,20 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.Disk == 0 {
 		o.Disk = 64 << 20
 	}
-	if o.Log == nil {
-		o.Log = io.Discard
+	if o.Arbiter == "" {
+		o.Arbiter = config.ArbiterWitness
 	}
-	l := &Lab{
-		Journal: NewJournal(o.Tell), Grants: &Grants{}, Arbiter: arbiter.NewMemory(),
-		opts: o, log: slog.New(slog.NewTextHandler(o.Log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		key: make([]byte, 32), nodes: map[string]*Node{}, sniffers: map[string]*Sniffer{},
-	}
-	_, _ = rand.Read(l.key) // never fails
+	l := &Lab{Journal: NewJournal(o.Tell), Grants: &Grants{}, opts: o, nodes: map[string]*Node{}, sniffers: map[string]*Sniffer{}}
+	l.Voter = &Voter{lab: l}
 	if err := l.build(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// path returns a path in the lab's folder.
+func (l *Lab) path(elem ...string) string {
+	return filepath.Join(append([]string{l.opts.Dir}, elem...)...)
 }
 
 func (l *Lab) build(ctx context.Context) (err error) {
@@ -92,22 +96,60 @@ func (l *Lab) build(ctx context.Context) (err error) {
 			delete(l.sniffers, name)
 			return err
 		}
-		n := &Node{Name: name, lab: l}
-		l.nodes[name] = n
-		for _, dir := range []string{n.runDir(), n.storageDir()} {
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return err
-			}
+	}
+	if err := l.writeSite(); err != nil {
+		return err
+	}
+	if err := l.Voter.Start(ctx); err != nil {
+		return err
+	}
+	for _, name := range NodeNames {
+		if l.nodes[name], err = newNode(l, name); err != nil {
+			delete(l.nodes, name)
+			return err
 		}
-		if err := n.start(ctx); err != nil {
+		if err := l.nodes[name].StartDaemon(ctx); err != nil {
 			return err
 		}
 	}
-	l.wire, err = colo.NewWire(l.nodes["n1"].Engine, l.nodes["n2"].Engine)
-	return err
+	return l.awaitPair(ctx)
 }
 
-// Spec is the lab's VM.
+// awaitPair returns when both daemons hear each other.
+func (l *Lab) awaitPair(ctx context.Context) error {
+	for _, name := range NodeNames {
+		err := poll(ctx, func() (bool, error) {
+			s, err := l.nodes[name].Client.Node(ctx)
+			return err == nil && s.Peer != nil && s.Peer.State == heartbeat.Alive, err
+		})
+		if err != nil {
+			return fmt.Errorf("%s doesn't hear the other node: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// poll looks again and again until ok says so. An error of ok is only what is said when ctx ends.
+func poll(ctx context.Context, ok func() (bool, error)) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		done, err := ok()
+		if done {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if err != nil {
+				return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Spec is the lab's VM. It is protected when that is asked for, and from then on by the daemons themselves.
 func (l *Lab) Spec() *colo.Spec {
 	return &colo.Spec{
 		Name: VM, Memory: colo.Size(l.opts.Memory), VCPUs: 1, CPU: "qemu64",
@@ -115,24 +157,38 @@ func (l *Lab) Spec() *colo.Spec {
 			Kernel: l.opts.Assets.Kernel, Initrd: l.opts.Assets.Initrd,
 			Append: guest.CommandLine(guest.Network{Addresses: []string{netip.PrefixFrom(GuestAddr, 24).String()}}),
 		},
-		Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Format: "raw", Size: colo.Size(l.opts.Disk)}},
-		NICs:  []colo.NICSpec{{Name: "net0", Bridge: NodeBridge, MAC: guestMAC.String()}},
+		Disks:      []colo.DiskSpec{{Name: "vda", File: "vda.raw", Format: "raw", Size: colo.Size(l.opts.Disk)}},
+		NICs:       []colo.NICSpec{{Name: "net0", Bridge: NodeBridge, MAC: guestMAC.String()}},
+		Protection: colo.ProtectionSpec{Level: colo.LevelNone},
 	}
 }
 
 // Boot makes the VM on a node, starts it there and returns when its services answer.
 func (l *Lab) Boot(ctx context.Context, node string) error {
 	n := l.nodes[node]
-	if err := guest.FormatDisk(ctx, filepath.Join(n.storageDir(), "vda.raw"), l.opts.Disk); err != nil {
+	if err := guest.FormatDisk(ctx, n.path("disks", "vda.raw"), l.opts.Disk); err != nil {
 		return err
 	}
-	if err := n.Engine.Create(ctx, l.Spec()); err != nil {
+	text, err := colo.MarshalSpec(l.Spec())
+	if err != nil {
 		return err
 	}
-	if err := n.Engine.Start(ctx, VM); err != nil {
+	if _, err := n.Client.Create(ctx, api.SpecText{YAML: text, File: VM + ".yaml", Reason: "the lab's guest"}); err != nil {
+		return err
+	}
+	op, err := n.Client.Start(ctx, VM, api.Request{})
+	if err := await(ctx, n, op, err); err != nil {
 		return err
 	}
 	return l.awaitGuest(ctx)
+}
+
+// await waits for the end of an operation that has just been asked for.
+func await(ctx context.Context, n *Node, op api.Operation, err error) error {
+	if err == nil {
+		_, err = n.Client.Wait(ctx, op.ID, nil)
+	}
+	return err
 }
 
 // awaitGuest polls: a guest that boots can't tell anybody.
@@ -190,18 +246,19 @@ func (l *Lab) Primary(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("no node runs the VM: %v", states)
 }
 
-// Protect makes the VM redundant.
+// Protect asks for the VM to be made redundant, and waits for it. From then on the daemons see to it.
 func (l *Lab) Protect(ctx context.Context) error {
 	name, err := l.Primary(ctx)
 	if err != nil {
 		return err
 	}
-	return l.nodes[name].Engine.Protect(ctx, VM, colo.ProtectOptions{})
+	n := l.nodes[name]
+	op, err := n.Client.Protect(ctx, VM, api.ResyncRequest{})
+	return await(ctx, n, op, err)
 }
 
-// CutLinks cuts every replication link, and with them what the nodes' engines say to each other.
+// CutLinks cuts every replication link. The nodes' daemons still reach each other on the management network.
 func (l *Lab) CutLinks(how Cut) error {
-	l.wire.SetUp(false)
 	var err error
 	for _, link := range l.Topology.Links {
 		err = errors.Join(err, link.Cut(how))
@@ -215,7 +272,6 @@ func (l *Lab) RestoreLinks() error {
 	for _, link := range l.Topology.Links {
 		err = errors.Join(err, link.Restore())
 	}
-	l.wire.SetUp(true)
 	return err
 }
 
@@ -229,12 +285,36 @@ func (l *Lab) OutputsFromBoth() (int, error) {
 	return OutputsFromBoth("n1", "n2", a, b, l.Grants.List()), nil
 }
 
-// Close ends the nodes, their QEMUs and the networks.
+// note is told of a daemon that has ended by itself.
+func (l *Lab) note(p *process) {
+	l.fail(fmt.Errorf("%s has ended by itself: %w", p.Name, exitError(p.err)))
+}
+
+func (l *Lab) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wrong = append(l.wrong, err)
+}
+
+// Err is what has gone wrong beside the steps of a scenario: a daemon that has ended by itself.
+func (l *Lab) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.wrong...)
+}
+
+// closeTimeout is how long processes that were killed may take to end.
+const closeTimeout = 20 * time.Second
+
+// Close ends the daemons, their QEMUs and the networks.
 func (l *Lab) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
 	var err error
 	for _, n := range l.nodes {
-		err = errors.Join(err, n.end())
+		err = errors.Join(err, n.end(ctx))
 	}
+	err = errors.Join(err, l.Voter.Kill())
 	l.wg.Wait()
 	for _, s := range l.sniffers {
 		err = errors.Join(err, s.Close())
@@ -243,19 +323,4 @@ func (l *Lab) Close() error {
 		err = errors.Join(err, l.Topology.Close())
 	}
 	return err
-}
-
-// watched is an arbiter that writes down what it granted.
-type watched struct {
-	arbiter.Arbiter
-	grants *Grants
-}
-
-// Advance implements arbiter.Arbiter.
-func (w watched) Advance(ctx context.Context, next arbiter.Record) (arbiter.Record, error) {
-	got, err := w.Arbiter.Advance(ctx, next)
-	if err == nil {
-		w.grants.Add(got.Generation, got.Members)
-	}
-	return got, err
 }

@@ -4,63 +4,101 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
-	"github.com/coloctl/coloctl/colo"
-	"github.com/coloctl/coloctl/state"
+	"github.com/coloctl/coloctl/colo/api"
 )
 
 // ErrPowerOff is returned for a node whose power is off.
 var ErrPowerOff = errors.New("the node's power is off")
 
-// Node is one host of the lab. Engine is nil while its power is off.
+// Node is one host of the lab, on which a colod runs. Its methods are for one goroutine, except Status.
 type Node struct {
-	Name   string
-	Engine *colo.Node
+	Name string
+	// Client speaks to the daemon, by its socket.
+	Client *api.Client
 
-	lab   *Lab
-	store *state.Store
-	stop  context.CancelFunc // of the journal's subscription
+	lab    *Lab
+	daemon *process // nil while it doesn't run
+	off    bool     // its power is
+	lost   int      // how often that was so
 }
 
-func (n *Node) path(elem string) string { return filepath.Join(n.lab.opts.Dir, n.Name, elem) }
-func (n *Node) runDir() string          { return n.path("run") }
-func (n *Node) storageDir() string      { return n.path("disks") }
+func newNode(l *Lab, name string) (*Node, error) {
+	c, err := api.NewClient(api.ClientOptions{Socket: l.path(name, "run", "api.sock")})
+	return &Node{Name: name, Client: c, lab: l}, err
+}
 
-// start makes the node's engine from what its folders hold.
-func (n *Node) start(ctx context.Context) (err error) {
+func (n *Node) path(elem ...string) string {
+	return filepath.Join(append([]string{n.lab.opts.Dir, n.Name}, elem...)...)
+}
+
+// StartDaemon starts the daemon with what its folders hold, and returns when it is ready. It does nothing if it runs.
+func (n *Node) StartDaemon(ctx context.Context) error {
+	if n.off {
+		return fmt.Errorf("%s: %w", n.Name, ErrPowerOff)
+	}
+	if n.daemon != nil {
+		return nil
+	}
 	l := n.lab
-	ports := colo.PortRange{First: 9000, Last: 9099}
-	n.store, err = state.Open(n.path("state.db"), &state.Options{Node: n.Name, Ports: state.PortRange(ports)})
+	log, err := os.OpenFile(n.path("colod.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	cfg := colo.NodeConfig{
-		Name: n.Name, RunDir: n.runDir(), StorageDir: n.storageDir(), Ports: ports, Netns: l.Topology.Nodes[n.Name].Netns(),
-		QEMU: l.opts.Assets.QEMU, QEMUImg: l.opts.Assets.QEMUImg, Accel: l.opts.Assets.Accel, Store: n.store,
-		Arbiter: watched{l.Arbiter.View(n.Name), l.Grants}, HeartbeatKey: l.key, Log: l.log.With("node", n.Name),
-	}
-	for _, link := range l.Topology.Links {
-		cfg.Links = append(cfg.Links, colo.Link{Name: link.Name, Address: link.Addrs[n.Name].Addr()})
-	}
-	n.Engine, err = colo.NewNode(ctx, cfg)
+	defer log.Close()
+	p, err := program{
+		name: "colod of " + n.Name, host: l.Topology.Nodes[n.Name], dir: n.path(), log: log,
+		argv: []string{l.opts.Assets.Daemon, "run", "--config", n.path("colod.yaml")}, env: n.lab.opts.Env,
+	}.start(ctx, l.note)
 	if err != nil {
-		return errors.Join(err, n.store.Close())
+		return err
 	}
-	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
-	n.stop = stop
-	events := n.Engine.Watch(watch)
-	l.wg.Go(func() { l.Journal.follow(events) })
+	n.daemon = p
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.wg.Go(func() { l.Journal.follow(life, n.Client) })
+	l.wg.Go(func() {
+		<-p.done
+		stop()
+	})
 	return nil
 }
 
-// Status asks the node.
-func (n *Node) Status(ctx context.Context) (colo.Status, error) {
-	if n.Engine == nil {
-		return colo.Status{}, fmt.Errorf("%s: %w", n.Name, ErrPowerOff)
+// KillDaemon ends the daemon as kill -9 does. Its QEMUs go on.
+func (n *Node) KillDaemon() error {
+	if n.daemon == nil {
+		return nil
 	}
-	return n.Engine.Status(ctx, VM)
+	err := n.daemon.kill()
+	n.daemon = nil
+	n.Client.Close()
+	return err
+}
+
+// FreezeDaemon stops the daemon without ending it, as a machine that is out of memory does. Its QEMUs go on.
+func (n *Node) FreezeDaemon() error { return n.signalDaemon(syscall.SIGSTOP) }
+
+// ThawDaemon lets a frozen daemon go on.
+func (n *Node) ThawDaemon() error { return n.signalDaemon(syscall.SIGCONT) }
+
+func (n *Node) signalDaemon(s syscall.Signal) error {
+	if n.daemon == nil {
+		return fmt.Errorf("%s: no daemon runs", n.Name)
+	}
+	return n.daemon.signal(s)
+}
+
+// statusTimeout is how long a daemon may take to answer; it may be asking the arbiter for a second itself.
+const statusTimeout = 3 * time.Second
+
+// Status asks the node's daemon.
+func (n *Node) Status(ctx context.Context) (api.BothStatus, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, statusTimeout, fmt.Errorf("no answer within %v", statusTimeout))
+	defer cancel()
+	return n.Client.Status(ctx, VM, false)
 }
 
 // signal sends a signal to the node's QEMU.
@@ -81,64 +119,39 @@ func (n *Node) KillQEMU(ctx context.Context) error { return n.signal(ctx, syscal
 // FreezeQEMU stops the node's QEMU without ending it.
 func (n *Node) FreezeQEMU(ctx context.Context) error { return n.signal(ctx, syscall.SIGSTOP) }
 
-// PowerOff does what the loss of the host's power does: its cables go dark, its QEMU and its engine end without a word. What it wrote to
-// its folders stays.
+// PowerOff does what the loss of the host's power does: its cables go dark, everything that runs on it ends without a word, and its network and
+// run folder are forgotten. Its disks keep what was written to them, also what a real machine would have had only in its memory.
 func (n *Node) PowerOff(ctx context.Context) error {
-	if n.Engine == nil {
+	if n.off {
 		return nil
 	}
-	status, err := n.Status(ctx)
-	if err != nil {
-		return err
+	n.off = true
+	if n.daemon != nil {
+		n.daemon.wanted.Store(true)
 	}
 	// Dark first: nothing that ends may still send anything.
-	n.lab.wire.SetUp(false)
-	err = n.lab.Topology.SetPower(n.Name, false)
-	if status.PID != 0 {
-		err = errors.Join(err, syscall.Kill(status.PID, syscall.SIGKILL))
-	}
-	return errors.Join(err, n.close())
+	top := n.lab.Topology
+	err := errors.Join(top.SetPower(n.Name, false), top.Nodes[n.Name].killAll(ctx), n.KillDaemon(), top.forgetNetwork(n.Name))
+	n.lost++
+	return errors.Join(err, os.Rename(n.path("run"), n.path(fmt.Sprintf("run-lost-%d", n.lost))), os.Mkdir(n.path("run"), 0o700))
 }
 
-// PowerOn is the return of the power: the engine starts from what its folders hold and meets its peer again.
+// PowerOn is the return of the power: the daemon starts from what its folders hold.
 func (n *Node) PowerOn(ctx context.Context) error {
-	if n.Engine != nil {
+	if !n.off {
 		return nil
 	}
 	if err := n.lab.Topology.SetPower(n.Name, true); err != nil {
 		return err
 	}
-	if err := n.start(ctx); err != nil {
-		return err
-	}
-	if err := n.lab.wire.Replace(n.Engine); err != nil {
-		return err
-	}
-	n.lab.wire.SetUp(true)
-	return nil
+	n.off = false
+	return n.StartDaemon(ctx)
 }
 
-// close ends the engine, not its QEMU.
-func (n *Node) close() error {
-	if n.Engine == nil {
-		return nil
+// end ends everything on the node.
+func (n *Node) end(ctx context.Context) error {
+	if n.daemon != nil {
+		n.daemon.wanted.Store(true)
 	}
-	err := n.Engine.Close()
-	n.stop()
-	err = errors.Join(err, n.store.Close())
-	n.Engine, n.store = nil, nil
-	return err
-}
-
-// end ends the engine and its QEMU.
-func (n *Node) end() error {
-	if n.Engine == nil {
-		return nil
-	}
-	ctx := context.Background()
-	status, err := n.Status(ctx)
-	if err == nil && status.PID != 0 {
-		_ = syscall.Kill(status.PID, syscall.SIGKILL) // it may just have ended
-	}
-	return n.close()
+	return errors.Join(n.lab.Topology.Nodes[n.Name].killAll(ctx), n.KillDaemon())
 }

@@ -65,6 +65,7 @@ type Run struct {
 	losses      []loss
 	checkpoints []colo.CheckpointStats // one for each time of protection, when it ended
 	lost        string                 // the node that was lost last
+	healed      time.Time              // when nothing was missing any more that the VM can't be protected without
 	extra       []*Track               // drawn beside the clients' own
 }
 
@@ -111,6 +112,7 @@ func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	if err == nil {
 		err = r.check()
 	}
+	err = errors.Join(err, l.Err())
 	err = errors.Join(err, l.Close())
 	if ctx.Err() != nil {
 		return r, context.Cause(ctx)

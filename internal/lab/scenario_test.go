@@ -47,7 +47,7 @@ func TestScenariosCompareTheWrites(t *testing.T) {
 					t.Errorf("%s: no step %q in %s", s.Name, want, text)
 				}
 			}
-			if again := strings.Count(text, reprotect.Name); s.Cycles && again != n {
+			if again := strings.Count(text, reprotected.Name); s.Cycles && again != n {
 				t.Errorf("%s: %d cycles, asked for %d", s.Name, again, n)
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/coloctl/coloctl/colo/api"
 )
 
 // Scenarios are all that `coloctl lab run` knows, in the order in which it lists them.
@@ -35,7 +37,7 @@ var Scenarios = []Scenario{
 // once is the shape of a scenario with one event: normal operation, the event, and protected again.
 func once(event ...Step) func(int) []Step {
 	return func(int) []Step {
-		return slices.Concat([]Step{boot, clients, protect, moreClients, settle}, event, []Step{reprotect, settle, finish})
+		return slices.Concat([]Step{boot, clients, protect, moreClients, settle}, event, []Step{reprotected, settle, finish})
 	}
 }
 
@@ -49,7 +51,7 @@ func pingPong(n int) []Step {
 		{lose(secondary, "the secondary's host loses power", powerOff), powerOn},
 	}
 	for i := range n {
-		steps = slices.Concat(steps, events[i%len(events)], []Step{reprotect, settle})
+		steps = slices.Concat(steps, events[i%len(events)], []Step{reprotected, settle})
 	}
 	return append(steps, finish)
 }
@@ -62,6 +64,7 @@ func powerOff(ctx context.Context, _ *Run, n *Node) error { return n.PowerOff(ct
 var powerOn = Step{Name: "the power returns", Do: func(ctx context.Context, r *Run) error {
 	r.Tell.Say("%s: the power returns", r.lost)
 	r.mark(false, "%s is back", r.lost)
+	r.healed = time.Now()
 	return r.Lab.Node(r.lost).PowerOn(ctx)
 }}
 
@@ -70,6 +73,7 @@ func cutLink(_ context.Context, r *Run, _ *Node) error { return r.Lab.CutLinks(C
 var restoreLink = Step{Name: "restore the link", Do: func(_ context.Context, r *Run) error {
 	r.Tell.Say("the link is whole again")
 	r.mark(false, "the link is whole again")
+	r.healed = time.Now()
 	return r.Lab.RestoreLinks()
 }}
 
@@ -82,8 +86,11 @@ var switchover = Step{Name: "exchange the roles", Do: func(ctx context.Context, 
 	r.Tell.Say("switchover from %s to %s", name, Other(name))
 	l := loss{at: time.Now(), planned: true}
 	r.mark(true, "switchover from %s to %s", name, Other(name))
-	if err := r.Lab.Node(name).Engine.Switchover(ctx, VM); err != nil {
+	n := r.Lab.Node(name)
+	op, err := n.Client.Switchover(ctx, VM, api.Request{})
+	if err := await(ctx, n, op, err); err != nil {
 		return err
 	}
+	r.healed = l.at
 	return r.survive(ctx, l, name)
 }}

@@ -26,7 +26,7 @@ func story(int) []Step {
 		{Name: "wait for a part of the download", Do: d.awaitPart, Limit: 10 * time.Minute},
 		settle,
 		lose(primary, "the primary's host loses power", powerOff),
-		powerOn, reprotect,
+		powerOn, reprotected,
 		{Name: "wait for the download", Do: d.awaitDownload, Limit: 20 * time.Minute},
 		settle,
 		lose(primary, "the other host loses power", powerOff),

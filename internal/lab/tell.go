@@ -107,9 +107,11 @@ func (t *Teller) event(e colo.Event) {
 	if t == nil || e.Kind != "progress" {
 		return
 	}
-	done, _ := e.Fields["done"].(int64)
-	total, _ := e.Fields["total"].(int64)
-	rate, _ := e.Fields["rate"].(int64)
+	number := func(name string) int64 {
+		f, _ := e.Fields[name].(float64) // it comes as JSON
+		return int64(f)
+	}
+	done, total, rate := number("done"), number("total"), number("rate")
 	if total <= 0 {
 		return
 	}

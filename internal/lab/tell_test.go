@@ -13,9 +13,9 @@ func TestTellerKeepsToTheTerminal(t *testing.T) {
 	var buf bytes.Buffer
 	teller := NewTeller(&buf, true)
 	teller.event(colo.Event{Kind: "progress", Text: "copying the disks, of which there are so many that their names fill the line",
-		Fields: map[string]any{"done": int64(1 << 20), "total": int64(64 << 20), "rate": int64(5 << 20)}})
+		Fields: map[string]any{"done": float64(1 << 20), "total": float64(64 << 20), "rate": float64(5 << 20)}})
 	teller.told = time.Time{}
-	teller.event(colo.Event{Kind: "progress", Text: "copying the disks", Fields: map[string]any{"done": int64(32 << 20), "total": int64(64 << 20), "rate": int64(5 << 20)}})
+	teller.event(colo.Event{Kind: "progress", Text: "copying the disks", Fields: map[string]any{"done": float64(32 << 20), "total": float64(64 << 20), "rate": float64(5 << 20)}})
 	teller.Say("%s", strings.Repeat("word ", 40))
 	out := buf.String()
 	if !strings.Contains(out, "[########........] 33.6 MB of 67.1 MB, 5.24 MB/s\r\x1b[K") {

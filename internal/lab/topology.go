@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	vns "github.com/vishvananda/netns"
@@ -19,7 +20,11 @@ const (
 	lanPort    = "lan0" // each node's port to the LAN, in NodeBridge
 	lanBridge  = "lan"  // the LAN itself, in the client's namespace
 
-	clientName = "client"
+	clientName  = "client"
+	witnessName = "witness"
+
+	mgmtPort   = "mgmt0" // of each node and the witness, to the management network
+	mgmtBridge = "mgmt"  // the management network itself, in the fabric
 )
 
 // NodeNames are the nodes of every lab.
@@ -34,6 +39,15 @@ var (
 // linkAddr returns the address of node number n (from 0) on replication link i.
 func linkAddr(i, n int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 90, byte(i), byte(n + 1)}), 24)
+}
+
+// mgmtAddr returns the address of a host on the management network.
+func mgmtAddr(host string) netip.Prefix {
+	last := byte(slices.Index(NodeNames, host) + 1)
+	if host == witnessName {
+		last = 100
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 91, 0, last}), 24)
 }
 
 // A Host is a network namespace with its own name.
@@ -99,15 +113,16 @@ func (h *Host) do(name string, fn func(netlink.Link) error) error {
 
 // Topology is the lab's networks. Its methods may be called concurrently, except Close.
 type Topology struct {
-	Nodes  map[string]*Host
-	Client *Host
-	Links  []*Link
+	Nodes   map[string]*Host
+	Client  *Host
+	Witness *Host
+	Links   []*Link
 
-	fabric *Host // holds the middle of every replication link
+	fabric *Host // holds the middle of every replication link and of the management network
 }
 
-// NewTopology makes the networks: nodes n1 and n2, each with the bridge br0 whose port lan0 leads to the client's LAN, and so many
-// replication links between them. All of them are up.
+// NewTopology makes the networks: nodes n1 and n2, each with the bridge br0 whose port lan0 leads to the client's LAN, so many
+// replication links between them, and a management network of the nodes and the witness. All of them are up.
 func NewTopology(links int) (*Topology, error) {
 	t := &Topology{Nodes: map[string]*Host{}}
 	if err := t.build(links); err != nil {
@@ -144,6 +159,9 @@ func (t *Topology) build(links int) (err error) {
 		if err := errors.Join(t.Client.enslave(lanOf(name), lanBridge), node.enslave(lanPort, NodeBridge)); err != nil {
 			return err
 		}
+	}
+	if err := t.addManagement(); err != nil {
+		return err
 	}
 	for i := range links {
 		link, err := t.addLink(i)
@@ -212,7 +230,7 @@ func (t *Topology) SetLAN(node string, up bool) error { return t.Client.setUp(la
 
 // SetPower does to a node's cables what the loss or the return of its power does: all of them lose or get their carrier.
 func (t *Topology) SetPower(node string, on bool) error {
-	err := t.SetLAN(node, on)
+	err := errors.Join(t.SetLAN(node, on), t.fabric.setUp(mgmtPortOf(node), on))
 	for _, l := range t.Links {
 		err = errors.Join(err, t.fabric.setUp(l.port(node), on))
 	}
@@ -225,7 +243,7 @@ func (t *Topology) Close() error {
 	for _, h := range t.Nodes {
 		err = errors.Join(err, h.close())
 	}
-	for _, h := range []*Host{t.Client, t.fabric} {
+	for _, h := range []*Host{t.Client, t.Witness, t.fabric} {
 		if h != nil {
 			err = errors.Join(err, h.close())
 		}

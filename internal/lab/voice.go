@@ -24,13 +24,16 @@ type Grants struct {
 }
 
 // Add records that the members of a generation were granted just now. A generation is recorded once, at the first time it is seen.
-func (g *Grants) Add(generation uint64, members []string) {
+func (g *Grants) Add(generation uint64, members []string) { g.AddAt(time.Now(), generation, members) }
+
+// AddAt is Add for one that was granted at a given time.
+func (g *Grants) AddAt(at time.Time, generation uint64, members []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if n := len(g.list); n > 0 && g.list[n-1].Generation >= generation {
 		return
 	}
-	g.list = append(g.list, Grant{At: time.Now().UnixNano(), Generation: generation, Members: slices.Clone(members)})
+	g.list = append(g.list, Grant{At: at.UnixNano(), Generation: generation, Members: slices.Clone(members)})
 }
 
 // List returns the grants so far, the oldest first.

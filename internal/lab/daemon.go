@@ -1,0 +1,90 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	"github.com/coloctl/coloctl/colo/config"
+)
+
+// DaemonVariable names the colod, or colod-etcd, that a lab runs.
+const DaemonVariable = "COLOCTL_COLOD"
+
+// FindDaemon completes the assets with the node daemon and what the kind of arbiter needs. The daemon is what [DaemonVariable] names, or the
+// one beside this program or, when this program was built in its source tree, one that is built there now.
+func (a *Assets) FindDaemon(ctx context.Context, kind string) (err error) {
+	name := "colod"
+	switch kind {
+	case config.ArbiterWitness:
+	case config.ArbiterEtcd:
+		name = "colod-etcd"
+		if a.Etcd, err = findEtcd(); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("%w: %q: expected %s or %s", ErrArbiter, kind, config.ArbiterWitness, config.ArbiterEtcd)
+	}
+	a.Daemon, err = findDaemon(ctx, name)
+	return err
+}
+
+func findDaemon(ctx context.Context, name string) (string, error) {
+	if path := os.Getenv(DaemonVariable); path != "" && name == "colod" {
+		if _, err := os.Stat(path); err != nil {
+			return "", &PreconditionError{Op: DaemonVariable, Err: err, Remedy: "Name a colod that is there, or none."}
+		}
+		return filepath.Abs(path)
+	}
+	if self, err := os.Executable(); err == nil {
+		path := filepath.Join(filepath.Dir(self), name)
+		switch _, err := os.Stat(path); {
+		case err == nil:
+			return path, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", err
+		}
+	}
+	return buildDaemon(ctx, name)
+}
+
+// buildDaemon builds it from the source tree that this file was compiled in.
+func buildDaemon(ctx context.Context, name string) (string, error) {
+	missing := func(err error) error {
+		return &PreconditionError{Op: "find " + name, Err: err, Remedy: fmt.Sprintf("Put %s beside this program (make build makes both) or set %s.", name, DaemonVariable)}
+	}
+	_, here, _, _ := runtime.Caller(0)
+	source := filepath.Join(filepath.Dir(here), "..", "..", "cmd", name)
+	if _, err := os.Stat(filepath.Join(source, "main.go")); err != nil {
+		return "", missing(fmt.Errorf("%s: %w", name, exec.ErrNotFound))
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", missing(err)
+	}
+	dir := filepath.Join(cache, "coloctl", "bin")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	// go build writes in place: two at once must not see half a file.
+	temp, err := os.MkdirTemp(dir, ".build-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(temp)
+	built := filepath.Join(temp, name)
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, ".")
+	build.Dir = source
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", missing(fmt.Errorf("building it: %w\n%s", err, bytes.TrimSpace(out)))
+	}
+	path := filepath.Join(dir, name)
+	return path, os.Rename(built, path)
+}
