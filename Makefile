@@ -12,7 +12,7 @@ all: build
 
 build: ## binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o $(BIN)/ ./cmd/...
-	cd cmd/colod-etcd && CGO_ENABLED=0 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o ../../$(BIN)/ .
+	cd cmd/colod-etcd && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags="$(LDFLAGS)" -o ../../$(BIN)/ .
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/guest-init ./internal/guest/init
 
 demo: build ## the story: a VM loses its host, goes on, and is protected again
