@@ -14,6 +14,7 @@ type CheckpointStats struct {
 	Enter    time.Duration `json:"enter"`   // how long the guest stood still when COLO was started; 0 on a secondary
 	Last     time.Time     `json:"last"`    // end of the last one
 	Running  time.Time     `json:"running"` // start of the one that is going on; zero if none is
+	Began    time.Time     `json:"-"`       // start of the last one that has ended; zero if that is not known
 }
 
 // checkpoints collects pauses. It is written by the one goroutine that reads QEMU's events and allocates nothing after its first use.
@@ -24,6 +25,7 @@ type checkpoints struct {
 	n      int // filled part of pauses
 	begin  time.Time
 	last   time.Time
+	began  time.Time     // start of the last one that has ended
 	halted time.Time     // when the guest was stopped before COLO
 	enter  time.Duration // until it ran in it
 }
@@ -47,7 +49,7 @@ func (c *checkpoints) resumed(at time.Time) {
 		c.pauses[c.count%uint64(len(c.pauses))] = at.Sub(c.begin)
 		c.count++
 		c.n = min(c.n+1, len(c.pauses))
-		c.begin, c.last = time.Time{}, at
+		c.began, c.begin, c.last = c.begin, time.Time{}, at
 	} else if !c.halted.IsZero() {
 		c.enter, c.halted = at.Sub(c.halted), time.Time{}
 	}
@@ -56,7 +58,7 @@ func (c *checkpoints) resumed(at time.Time) {
 
 func (c *checkpoints) reset() {
 	c.mu.Lock()
-	c.count, c.n, c.begin, c.last, c.enter = 0, 0, time.Time{}, time.Time{}, 0
+	c.count, c.n, c.begin, c.began, c.last, c.enter = 0, 0, time.Time{}, time.Time{}, time.Time{}, 0
 	c.mu.Unlock()
 }
 
@@ -69,7 +71,7 @@ func (c *checkpoints) running() time.Time {
 
 func (c *checkpoints) stats() CheckpointStats {
 	c.mu.Lock()
-	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Enter: c.enter}
+	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Began: c.began, Enter: c.enter}
 	sorted := slices.Clone(c.pauses[:c.n])
 	c.mu.Unlock()
 	if len(sorted) > 0 {

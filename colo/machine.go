@@ -50,6 +50,10 @@ type machine struct {
 	givenUp   string // why recovery has stopped; empty while it hasn't
 	resets    int    // how often a person made it begin anew
 	outlook   string // what recovery is waiting for
+	guarded   bool   // the copy is behind its gate
+	gateErr   string // why it is not
+
+	leasing sync.Mutex // one lease at a time, and none after the gate is away
 }
 
 // message is an event on its way to the state machine.

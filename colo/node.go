@@ -113,6 +113,7 @@ type Node struct {
 	ctx      context.Context
 	stop     context.CancelCauseFunc
 	wg       sync.WaitGroup
+	began    time.Time
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -143,7 +144,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}}
+	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now()}
 	if n.launcher == nil {
 		l, err := newLauncher(ctx, cfg)
 		if err != nil {
@@ -153,6 +154,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	}
 	n.ctx, n.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.ledger = newLedger(cfg.Records, cfg.Log)
+	n.wg.Go(n.leases)
 	vms, err := cfg.Records.List()
 	if err != nil {
 		_ = n.Close()

@@ -200,19 +200,37 @@ func (m *machine) deferred() {
 	m.mu.Unlock()
 }
 
-// hush tells a primary whose daemon lives that it has lost, before this copy speaks: it may not know yet.
+// hush sees to it that a primary that has lost is silent before this copy speaks. One whose daemon lives is told, as it may not know yet. One that can't be told gets the
+// time in which its gate closes by itself: see leaseEnd.
 func (m *machine) hush(ctx context.Context) error {
 	p, _, err := m.n.partner()
-	if k := m.marked(); err != nil || k.proof || k.forced || !m.n.PeerAlive() {
+	c := m.current()
+	if k := m.marked(); err != nil || c == nil || k.proof || k.forced {
 		return nil //nolint:nilerr // there is nobody to tell
 	}
-	rec, _ := m.info()
-	rctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatInterval)
-	defer cancel()
-	if err := p.ReportChannelLost(rctx, m.report(rec)); err != nil {
-		return nil //nolint:nilerr // no copy runs there, or it can't be told
+	if m.n.PeerAlive() {
+		rec, _ := m.info()
+		rctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatInterval)
+		err := p.ReportChannelLost(rctx, m.report(rec))
+		cancel()
+		switch {
+		case err == nil:
+			return m.pause(ctx, m.n.cfg.HeartbeatInterval/4)
+		case errors.Is(err, ErrNothingToGoOn):
+			return nil
+		}
 	}
-	return m.pause(ctx, m.n.cfg.HeartbeatInterval/4)
+	// While heartbeats still come the daemon there lives, and sees its QEMU leave COLO: this copy has just cut the connections. So it isn't waited for much longer.
+	for last := time.Now().Add(2 * m.n.cfg.HeartbeatTimeout); !m.marked().proof; {
+		wait := time.Until(m.leaseOver(c))
+		if wait <= 0 || time.Now().After(last) {
+			return nil
+		}
+		if err := m.pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nobodyRuns keeps a node from starting a copy of its own while the other current one runs: the arbiter would let it, as both are current. A peer
@@ -384,7 +402,7 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 				}
 				return m.hush(ctx)
 			}},
-			{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+			{Name: "join the LAN", Do: func(ctx context.Context) error { return m.speak(ctx, c) }},
 			{Name: "announce the guest", Do: func(ctx context.Context) error {
 				if err := c.Announce(ctx); err != nil { // switches learn it from the guest's first packet as well
 					m.log.Warn("the guest was not announced", "err", err)
@@ -396,7 +414,7 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 	} else {
 		steps = append(steps,
 			Step{Name: "take replication down", Do: func(ctx context.Context) error { return c.Release(ctx) }},
-			Step{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+			Step{Name: "join the LAN", Do: func(ctx context.Context) error { return m.speak(ctx, c) }},
 		)
 	}
 	steps = append(steps, Step{Name: "note the new role", Do: func(context.Context) error {

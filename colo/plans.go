@@ -59,7 +59,7 @@ func (m *machine) startPlan() *Plan {
 			},
 			Undo: m.discard,
 		},
-		{Name: "join the LAN", Do: func(ctx context.Context) error { return c.Join(ctx) }},
+		{Name: "join the LAN", Do: func(ctx context.Context) error { return m.speak(ctx, c) }},
 		{Name: "run the guest", Do: func(ctx context.Context) error {
 			if err := c.Cont(ctx); err != nil {
 				return err

@@ -330,7 +330,7 @@ func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	dir := l.dir(s.Name)
 	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks)}
 	for _, n := range nics {
-		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n))
+		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}
 	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, pidFile} {
 		if err := os.Remove(filepath.Join(dir, sock)); err != nil && !errors.Is(err, os.ErrNotExist) {

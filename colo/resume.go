@@ -95,6 +95,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		goOn(FailingOver, planSurvive, "the node was restarted") // takes down what an attempt to protect has left
 	case view.Mode == "primary" && len(rec.Members) > 1 && !view.Cut:
 		goOn(Protected, "", "the node was restarted")
+		m.guard(ctx)
 		m.n.wg.Go(func() { m.checkReplication(ctx, c) })
 	case view.Mode == "secondary":
 		goOn(Secondary, "", "the node was restarted")

@@ -64,6 +64,9 @@ func (m *Monitor) status() Status {
 		if p.lastHeard.After(s.LastHeard) {
 			s.LastHeard = p.lastHeard
 		}
+		if p.confirmed.After(s.Confirmed) {
+			s.Confirmed = p.confirmed
+		}
 	}
 	return s
 }

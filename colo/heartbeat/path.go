@@ -25,6 +25,7 @@ type path struct {
 	asked     time.Time // when the peer last asked for haste
 	answer    *datagram // an unconfirmed one, to be answered at once
 	answerAt  time.Time
+	confirmed time.Time // when we sent the newest one that the peer says it has heard
 	receiving bool
 	sending   bool
 	rtt       time.Duration
@@ -132,6 +133,9 @@ func (m *Monitor) take(p *path, d *datagram, at time.Time) {
 	if s := p.sent[d.echoNumber%uint64(len(p.sent))]; s.number == d.echoNumber && s.number != 0 {
 		if rtt := at.Sub(s.time) - d.echoAge; rtt > 0 {
 			p.rtt = rtt
+		}
+		if s.time.After(p.confirmed) {
+			p.confirmed = s.time
 		}
 	}
 	p.receiving = true

@@ -58,6 +58,9 @@ type Status struct {
 	Since time.Time
 	// LastHeard is when the last datagram came, on any path; zero if never.
 	LastHeard time.Time
+	// Confirmed is when the newest of our datagrams was sent that the peer says it has heard, on any path; zero if it has heard none. The peer can't have
+	// counted this node as silent from before that.
+	Confirmed time.Time
 	// Incarnation of the peer, 0 if it was never heard.
 	Incarnation uint64
 	// Stalls counts how often this node was late.

@@ -1,0 +1,187 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/coloctl/coloctl/netcompare"
+)
+
+// Gated is a [Copy] whose host can silence it without anybody's doing. COLO holds a primary's answers when its peer is gone, but not what it doesn't compare (ARP,
+// IPv6): a guarded copy says that only while a lease lasts. All three may be called at any moment.
+type Gated interface {
+	// Guard puts the copy behind its gate. The lease stays as it is; the first one has to be given.
+	Guard(ctx context.Context) error
+	// Lease begins one that ends by itself after d; 0 ends the one there is.
+	Lease(ctx context.Context, d time.Duration) error
+	// Unguard takes the gate away. It is no error when there is none.
+	Unguard(ctx context.Context) error
+}
+
+func (c *qemuCopy) Guard(ctx context.Context) error {
+	return c.eachNIC(func(n netcompare.NIC) error { return c.l.host.Guard(ctx, n) })
+}
+
+func (c *qemuCopy) Lease(ctx context.Context, d time.Duration) error {
+	return c.l.host.Lease(ctx, c.nics, d)
+}
+
+func (c *qemuCopy) Unguard(ctx context.Context) error {
+	return c.eachNIC(func(n netcompare.NIC) error { return c.l.host.Unguard(ctx, n) })
+}
+
+// The gate's rule, seen from both nodes. Times are intervals of one clock each; clocks are never compared.
+//
+// A primary's lease ends a term after the last moment of which it knows that its peer was a secondary and had not gone on. Two things tell of such a moment: the peer has
+// heard a heartbeat of this node's, then the moment is when that was sent; a checkpoint has ended, then it is when that began. A secondary that has won, and can't be sure
+// that the primary is silent, speaks only when the same terms have passed since it last heard a heartbeat, and since its last checkpoint ended. Each of these comes after
+// the moment that the primary counts from, so the lease has ended by then.
+
+// checkpointTerm is how long a checkpoint proves that both copies are in COLO: the next one is due.
+func (m *machine) checkpointTerm() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Duration(m.spec.Protection.CheckpointDelay) + m.n.cfg.HeartbeatInterval
+}
+
+// leaseEnd is until when this primary may say what COLO doesn't hold.
+func (m *machine) leaseEnd(c Copy) time.Time {
+	var end time.Time
+	if at := m.n.confirmed(); !at.IsZero() {
+		end = at.Add(m.n.cfg.HeartbeatTimeout)
+	}
+	if at := c.Stats().Began; !at.IsZero() {
+		if e := at.Add(m.checkpointTerm()); e.After(end) {
+			end = e
+		}
+	}
+	return end
+}
+
+// leaseOver is when the lease of a primary that can't be asked has ended, as far as this secondary knows.
+func (m *machine) leaseOver(c Copy) time.Time {
+	heard, checkpoint := m.n.lastHeard(), c.Stats().Last
+	for _, at := range []*time.Time{&heard, &checkpoint} {
+		if at.Before(m.n.began) { // also when it was not seen at all: an earlier run of this node's may have
+			*at = m.n.began
+		}
+	}
+	heard, checkpoint = heard.Add(m.n.cfg.HeartbeatTimeout), checkpoint.Add(m.checkpointTerm())
+	if checkpoint.After(heard) {
+		return checkpoint
+	}
+	return heard
+}
+
+// confirmed is when the newest heartbeat was sent that the peer has heard.
+func (n *Node) confirmed() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat == nil {
+		return time.Time{}
+	}
+	return n.beat.Status().Confirmed
+}
+
+// lastHeard is when the peer's last heartbeat came.
+func (n *Node) lastHeard() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat == nil {
+		return time.Time{}
+	}
+	return n.beat.Status().LastHeard
+}
+
+// guard puts the copy behind its gate before the peer's can be counted in. A host without gates goes on without.
+func (m *machine) guard(ctx context.Context) {
+	g, ok := m.current().(Gated)
+	if !ok {
+		return
+	}
+	err := g.Guard(ctx)
+	m.setGate(err)
+	if err == nil {
+		m.renew(ctx)
+	}
+}
+
+func (m *machine) setGate(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+		m.log.Warn("no gate in the kernel: while this daemon stands still the guest's ARP and IPv6 are not held", "err", err)
+	}
+	m.mu.Lock()
+	m.guarded, m.gateErr = err == nil, text
+	m.mu.Unlock()
+}
+
+// speak lets a lone copy say everything.
+func (m *machine) speak(ctx context.Context, c Copy) error {
+	if err := m.unguard(ctx, c); err != nil {
+		return err
+	}
+	return c.Join(ctx)
+}
+
+func (m *machine) unguard(ctx context.Context, c Copy) error {
+	m.mu.Lock()
+	m.guarded, m.gateErr = false, ""
+	m.mu.Unlock()
+	g, ok := c.(Gated)
+	if !ok {
+		return nil
+	}
+	m.leasing.Lock() // a lease that is being given ends first
+	defer m.leasing.Unlock()
+	return g.Unguard(ctx)
+}
+
+// renew gives a guarded primary its next lease.
+func (m *machine) renew(ctx context.Context) {
+	m.leasing.Lock()
+	defer m.leasing.Unlock()
+	m.mu.Lock()
+	c, s, guarded := m.copy, m.state, m.guarded
+	m.mu.Unlock()
+	g, ok := c.(Gated)
+	if !ok || !guarded || (s != Protected && s != Attaching && s != Detaching && s != SwitchingOver) {
+		return
+	}
+	end := m.leaseEnd(c)
+	d := time.Until(end)
+	if d <= 0 {
+		return
+	}
+	err := g.Lease(ctx, d)
+	if late := time.Now().After(end); err == nil && late { // this process stood still in between
+		err = g.Lease(ctx, 0)
+	}
+	if err != nil && ctx.Err() == nil && !errors.Is(err, netcompare.ErrNoGate) {
+		m.log.Warn("the gate's lease was not renewed", "err", err)
+	}
+}
+
+// leases renews the leases of all VMs for as long as the node works.
+func (n *Node) leases() {
+	tick := time.NewTicker(n.cfg.HeartbeatInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.ctx.Done():
+			return
+		}
+		n.mu.Lock()
+		all := make([]*machine, 0, len(n.machines))
+		for _, m := range n.machines {
+			all = append(all, m)
+		}
+		n.mu.Unlock()
+		for _, m := range all {
+			m.renew(n.ctx)
+		}
+	}
+}
