@@ -63,7 +63,7 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			if a.tag != "" && a.tag != specTag(rec.Spec) {
 				return fmt.Errorf("%s: %w", m.name, ErrSpecChanged)
 			}
-			if runs && !sameButProtection(a.spec, old) {
+			if runs && !old.SameMachine(a.spec) {
 				return fmt.Errorf("%s: changing anything but its protection is %w: stop it first", m.name, ErrNotWhileRunning)
 			}
 			return nil
@@ -105,9 +105,9 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 	}}
 }
 
-// sameButProtection says whether two valid specs describe the same machine.
-func sameButProtection(a, b *Spec) bool {
-	x, y := *a, *b
+// SameMachine says whether two valid specs differ in their protection at most, so that one may replace the other while the VM runs alone.
+func (s *Spec) SameMachine(o *Spec) bool {
+	x, y := *s, *o
 	x.Protection, y.Protection = ProtectionSpec{}, ProtectionSpec{}
 	return reflect.DeepEqual(x, y)
 }
