@@ -37,6 +37,9 @@ func (c *qemuCopy) Unguard(ctx context.Context) error {
 // heard a heartbeat of this node's, then the moment is when that was sent; a checkpoint has ended, then it is when that began. A secondary that has won, and can't be sure
 // that the primary is silent, speaks only when the same terms have passed since it last heard a heartbeat, and since its last checkpoint ended. Each of these comes after
 // the moment that the primary counts from, so the lease has ended by then.
+//
+// A peer that hears heartbeats may have gone on before, while this node's daemon was stopped or not there. So heartbeats only prolong: a lease that has ended, or one after
+// a restart of the node, begins with a checkpoint.
 
 // checkpointTerm is how long a checkpoint proves that both copies are in COLO: the next one is due.
 func (m *machine) checkpointTerm() time.Duration {
@@ -45,14 +48,14 @@ func (m *machine) checkpointTerm() time.Duration {
 	return time.Duration(m.spec.Protection.CheckpointDelay) + m.n.cfg.HeartbeatInterval
 }
 
-// leaseEnd is until when this primary may say what COLO doesn't hold.
+// leaseEnd is until when this primary may say what COLO doesn't hold. The caller holds leasing.
 func (m *machine) leaseEnd(c Copy) time.Time {
 	var end time.Time
-	if at := m.n.confirmed(); !at.IsZero() {
-		end = at.Add(m.n.cfg.HeartbeatTimeout)
-	}
 	if at := c.Stats().Began; !at.IsZero() {
-		if e := at.Add(m.checkpointTerm()); e.After(end) {
+		end = at.Add(m.checkpointTerm())
+	}
+	if at := m.n.confirmed(); !at.IsZero() && time.Now().Before(m.leased) {
+		if e := at.Add(m.n.cfg.HeartbeatTimeout); e.After(end) {
 			end = e
 		}
 	}
@@ -157,7 +160,10 @@ func (m *machine) renew(ctx context.Context) {
 	}
 	err := g.Lease(ctx, d)
 	if late := time.Now().After(end); err == nil && late { // this process stood still in between
-		err = g.Lease(ctx, 0)
+		end, err = time.Time{}, g.Lease(ctx, 0)
+	}
+	if err == nil {
+		m.leased = end
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, netcompare.ErrNoGate) {
 		m.log.Warn("the gate's lease was not renewed", "err", err)

@@ -54,6 +54,7 @@ type machine struct {
 	gateErr   string // why it is not
 
 	leasing sync.Mutex // one lease at a time, and none after the gate is away
+	leased  time.Time  // its end; guarded by leasing
 }
 
 // message is an event on its way to the state machine.

@@ -168,7 +168,7 @@ func (m *machine) follow(mode blockrepl.Mode, begun time.Time) func(blockrepl.Pr
 // admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,
 // only its protection is not yet certain. When it is interrupted nobody knows whether the arbiter has counted the peer in.
 func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error) {
-	m.guard(ctx) // from here on this copy may lose its right to speak without being told
+	m.guard(ctx)                // from here on this copy may lose its right to speak without being told
 	if m.n.cfg.Arbiter != nil { // from here on, until it has answered, this node must not believe that it is alone
 		if err := m.updateNow(ctx, func(v *state.VM) { v.Offered = peer }); err != nil {
 			return arbiter.Record{}, fmt.Errorf("%w: %w", errUndecided, err)

@@ -83,7 +83,7 @@ func (c *simCopy) Stats() colo.CheckpointStats {
 	defer c.e.w.mu.Unlock()
 	s := colo.CheckpointStats{Count: c.p.cpCount - min(c.count0, c.p.cpCount), Running: c.p.cpBegin}
 	if c.p.cpLast.After(c.since) {
-		s.Last = c.p.cpLast
+		s.Last, s.Began = c.p.cpLast, c.p.cpLastBegan
 	}
 	return s
 }
@@ -102,6 +102,26 @@ func (c *simCopy) tap(ctx context.Context, k opKind, joined bool) error {
 		c.e.w.lan.look()
 		return nil
 	})
+}
+
+// Guard, Lease and Unguard happen at once: a daemon that is stopped does nothing, and one that is stopped while the kernel works finds it done.
+func (c *simCopy) Guard(context.Context) error   { return c.gate(func(h *Host) { h.gated = true }) }
+func (c *simCopy) Unguard(context.Context) error { return c.gate(func(h *Host) { h.gated = false }) }
+
+func (c *simCopy) Lease(_ context.Context, d time.Duration) error {
+	return c.gate(func(h *Host) { h.leased = time.Now().Add(d) })
+}
+
+func (c *simCopy) gate(change func(*Host)) error {
+	w := c.e.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c.e.gone || c.e.h.thaw != nil {
+		return errGone
+	}
+	change(c.e.h)
+	w.lan.look()
+	return nil
 }
 
 func (c *simCopy) Cont(ctx context.Context) error {

@@ -30,8 +30,9 @@
 //
 // # What the simulator excuses
 //
-// A primary whose daemon is dead, stopped or has just come back can't cut its tap. COLO goes on holding what it answers, so only ARP and the like leave: this
-// is counted (Tally.Unattended), not reported. A watchdog would close that gap.
+// A primary whose daemon is dead, stopped or has just come back can't cut its tap. COLO goes on holding what it answers, and the gate in the kernel holds ARP and the like as
+// soon as its lease ends. When the whole host stood still the lease's clock did too: that what is left of the lease is heard then is counted (Tally.Unattended), not reported.
+// A watchdog of the hardware would close that gap.
 //
 // # Determinism
 //

@@ -64,6 +64,7 @@ type Host struct {
 	name string
 
 	up, frozen bool
+	froze      time.Time // when it last did, or went on
 	boot       int
 	env        *env          // of the running daemon
 	stopped    int           // times the daemon was stopped by a signal
@@ -74,8 +75,10 @@ type Host struct {
 
 	unheard []func() // events that wait in the socket of a daemon that is stopped
 
-	proc     *proc // the QEMU that runs here, or nil
-	joined   bool  // the tap is in the bridge
+	proc     *proc     // the QEMU that runs here, or nil
+	joined   bool      // the tap is in the bridge
+	gated    bool      // what COLO doesn't hold needs a lease
+	leased   time.Time // the lease's end
 	image    image
 	made     bool // the image exists
 	slowDisk bool // of the state folder
@@ -330,11 +333,14 @@ func (h *Host) powerOn() {
 func (h *Host) freeze() {
 	h.frozen = true
 	h.stop()
+	h.froze = time.Now()
 	h.w.poke()
 }
 
 func (h *Host) unfreeze() {
 	h.frozen = false
+	h.leased = h.leased.Add(time.Since(h.froze)) // its clock stood still as well
+	h.froze = time.Now()
 	if h.proc != nil {
 		h.proc.catchUp()
 	}

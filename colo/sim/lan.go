@@ -132,8 +132,10 @@ func (l *lan) check(p *proc) {
 	}
 }
 
-// onAir says whether something of the guest could reach the LAN now.
-func (p *proc) onAir() bool { return p != nil && p.works() && p.h.joined }
+// onAir says whether something of the guest could reach the LAN now: if only ARP, which a primary's gate stops when its lease has ended.
+func (p *proc) onAir() bool {
+	return p != nil && p.works() && p.h.joined && (!p.h.gated || p.alone() || time.Now().Before(p.h.leased))
+}
 
 // alone says whether nothing holds the guest's answers back.
 func (p *proc) alone() bool {
@@ -158,7 +160,11 @@ func (l *lan) look() {
 	}
 	for _, p := range []*proc{a, b} {
 		if !p.alone() && !p.h.attentive() {
-			// Nobody is there to cut its tap. COLO holds what matters; the rest needs a watchdog.
+			// Nobody is there to cut its tap, and its gate hasn't closed.
+			if time.Since(p.h.froze) > time.Second {
+				break
+			}
+			// The whole host stood still, the gate's clock too. COLO holds what matters; the rest needs a watchdog.
 			l.pairs[[2]int{a.id, b.id}] = true
 			w.tally.Unattended++
 			w.say("lan", "%v on %s is still on the LAN, unattended", p, p.h.name)

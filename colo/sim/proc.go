@@ -40,7 +40,9 @@ type proc struct {
 	waiting []*work    // requests that wait for the end of a checkpoint
 	cpCount uint64
 	cpLast  time.Time
-	cpBegin time.Time // of the one that goes on; zero if none
+	// cpLastBegan is when the last one began that has ended.
+	cpLastBegan time.Time
+	cpBegin     time.Time // of the one that goes on; zero if none
 }
 
 func (h *Host) newProc(standby bool) *proc {

@@ -297,7 +297,7 @@ func (x *session) advance(n int) {
 		return
 	}
 	x.checking = false
-	x.p.cpBegin, x.p.cpLast = time.Time{}, time.Now()
+	x.p.cpBegin, x.p.cpLast, x.p.cpLastBegan = time.Time{}, time.Now(), x.p.cpBegin
 	x.p.cpCount++
 	for _, k := range take(&x.executed) {
 		x.w.lan.output(x.p, k)
