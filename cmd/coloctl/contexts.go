@@ -19,7 +19,7 @@ const (
 	contextVariable = "COLOCTL_CONTEXT"
 	// contextsVariable names the file with the contexts, instead of this person's.
 	contextsVariable = "COLOCTL_CONTEXTS"
-	localContext    = "local"
+	localContext     = "local"
 	// defaultSocket is where a daemon listens unless its configuration says otherwise.
 	defaultSocket = "/run/coloctl/api.sock"
 )

@@ -121,14 +121,33 @@ func (r rules) reorder(app *cli.App, args []string) []string {
 				i++
 				flags = append(flags, args[i])
 			}
-		case o.command:
-			rest = append(rest, args[i:]...)
+		case o.command: // our flags may still come behind the host; what comes then is the other program's
+			rest = append(rest, arg)
+			for i++; i < len(args) && owns(command, args[i]); i++ {
+				flags = append(flags, args[i])
+				if takesValue(command, args[i]) && i+1 < len(args) {
+					i++
+					flags = append(flags, args[i])
+				}
+			}
+			if i < len(args) {
+				rest = append(rest, args[i:]...)
+			}
 			i = len(args)
 		default:
 			rest = append(rest, arg)
 		}
 	}
 	return append(append(flags, "--"), rest...)
+}
+
+// owns tells whether an argument is one of the command's flags.
+func owns(c *cli.Command, arg string) bool {
+	name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	if len(arg) < 2 || arg[0] != '-' || name == "" {
+		return false
+	}
+	return name == "help" || name == "h" || slices.ContainsFunc(c.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), name) })
 }
 
 // takesValue tells whether the flag's value is the next argument.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -24,7 +25,7 @@ func labCommand(r rules) *cli.Command {
 	name := func() cli.Flag {
 		return &cli.StringFlag{Name: "name", Value: "lab", Usage: "`NAME` of the lab"}
 	}
-	return group(&cli.Command{Name: "lab", Usage: "two nodes and a client on this machine", Subcommands: []*cli.Command{
+	return group(&cli.Command{Name: "lab", Usage: "two nodes with their daemons, an arbiter and a client on this machine", Subcommands: []*cli.Command{
 		r.leaf(&cli.Command{Name: "run", Usage: "run a scenario and measure what a client notices", Flags: runFlags(), Action: labRun},
 			operands{min: 1, max: 1, usage: "SCENARIO"}),
 		r.leaf(&cli.Command{Name: "list", Usage: "list the scenarios", Action: labList}, operands{}),
@@ -88,7 +89,7 @@ func labUp(cc *cli.Context) error {
 	if _, err := lab.NamedFolder(name); err != nil {
 		return err
 	}
-	env, err := prepare(ctx, cc)
+	env, err := prepare(ctx, cc, nil)
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,9 @@ func labUp(cc *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	err = lab.Start(ctx, f, lab.StartOptions{Args: os.Args[1:], Env: env, Detach: true, Log: filepath.Join(f.Path, "lab.log")})
+	err = lab.Start(ctx, f, lab.StartOptions{
+		Args: os.Args[1:], Env: env, Detach: true, Log: filepath.Join(f.Path, "lab.log"), Tell: cc.App.ErrWriter,
+	})
 	if err != nil {
 		return errors.Join(err, f.Remove())
 	}
@@ -107,7 +110,7 @@ func labUp(cc *cli.Context) error {
 }
 
 // prepare does what needs the machine's network and is the same for all labs.
-func prepare(ctx context.Context, cc *cli.Context) ([]string, error) {
+func prepare(ctx context.Context, cc *cli.Context, s *lab.Scenario) ([]string, error) {
 	lab.Sweep()
 	if err := lab.Preflight(ctx); err != nil {
 		return nil, err
@@ -116,7 +119,7 @@ func prepare(ctx context.Context, cc *cli.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := assets.FindDaemon(ctx, cc.String("arbiter")); err != nil {
+	if err := assets.FindDaemon(ctx, labOptions(cc, nil, ""), s); err != nil {
 		return nil, err
 	}
 	env, err := assets.Env()
@@ -147,15 +150,19 @@ func keepLab(cc *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l, err := lab.New(ctx, labOptions(cc, assets, lab.Root))
+	tell, o := lab.NewTeller(lab.Starter, false), labOptions(cc, assets, lab.Root)
+	o.Say = tell.Say
+	l, err := lab.New(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
+	tell.Say("a VM on %s, alone", lab.NodeNames[0])
 	if err := l.Boot(ctx, lab.NodeNames[0]); err != nil {
 		return err
 	}
 	if !cc.Bool("alone") {
+		tell.Say("its guest answers; now it is protected")
 		if err := l.Protect(ctx); err != nil {
 			return err
 		}
@@ -166,8 +173,17 @@ func keepLab(cc *cli.Context) (err error) {
 	})
 }
 
+// openLab finds a lab to look into.
+func openLab(name string) (*lab.Handle, error) {
+	h, err := lab.OpenLab(name)
+	if errors.Is(err, lab.ErrNoLab) {
+		err = fmt.Errorf("%w; start it with: coloctl lab up --name %s", err, name)
+	}
+	return h, err
+}
+
 func labStatus(cc *cli.Context) error {
-	h, err := lab.OpenLab(cc.String("name"))
+	h, err := openLab(cc.String("name"))
 	if err != nil {
 		return err
 	}
@@ -195,7 +211,7 @@ func labStatus(cc *cli.Context) error {
 }
 
 func labShell(cc *cli.Context) error {
-	h, err := lab.OpenLab(cc.String("name"))
+	h, err := openLab(cc.String("name"))
 	if err != nil {
 		return err
 	}
@@ -228,6 +244,9 @@ func labShell(cc *cli.Context) error {
 func labDown(cc *cli.Context) error {
 	name := cc.String("name")
 	h, err := lab.OpenLab(name)
+	if others := lab.UpLabs(); errors.Is(err, lab.ErrNoLab) && len(others) > 0 {
+		err = fmt.Errorf("%w; up: %s", err, strings.Join(others, ", "))
+	}
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ func runFlags() []cli.Flag {
 	return labFlags(
 		&cli.IntFlag{Name: "n", Value: 1, Usage: "how many times; of ping-pong, how many losses in one life of the VM"},
 		&cli.Uint64Flag{Name: "seed", Usage: "`SEED` of what is random in the first run, the next ones take the next", DefaultText: "random"},
+		&cli.DurationFlag{Name: "for", Usage: "how long the link of flap and slow-link is bad", DefaultText: "the scenario's"},
 		&cli.StringFlag{Name: "plot", Usage: "draw what the clients of the last run felt to `FILE.svg`"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the lab's folder, with its logs and disks, and print its path"},
 	)
@@ -39,12 +40,12 @@ func labRun(cc *cli.Context) error {
 		return runInside(cc, s)
 	}
 	plot := cc.String("plot")
-	if plot != "" {
+	if cc.IsSet("plot") {
 		if err := checkPlot(plot); err != nil {
 			return err
 		}
 	}
-	env, err := prepare(cc.Context, cc)
+	env, err := prepare(cc.Context, cc, s)
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func labRun(cc *cli.Context) error {
 // checkPlot finds out before anything is run whether the plot can be written.
 func checkPlot(path string) error {
 	if filepath.Ext(path) != ".svg" {
-		return usagef("--plot %s: expected a file name that ends in .svg", path)
+		return usagef("--plot %q: expected a file name that ends in .svg", path)
 	}
 	info, err := os.Stat(filepath.Dir(path))
 	if err != nil {
@@ -115,7 +116,7 @@ func runInside(cc *cli.Context, s *lab.Scenario) error {
 	failed := 0
 	for i := range lives {
 		r, err := oneLife(cc, s, lab.RunOptions{
-			Seed: seed + uint64(i), N: cycles,
+			Seed: seed + uint64(i), Params: lab.Params{N: cycles, For: cc.Duration("for")},
 			Lab: labOptions(cc, assets, lab.Path(fmt.Sprint(i+1))),
 		})
 		if err != nil {

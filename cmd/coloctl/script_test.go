@@ -43,7 +43,7 @@ func TestLabScripts(t *testing.T) {
 func buildDaemon(t *testing.T) {
 	t.Helper()
 	var a lab.Assets
-	if err := a.FindDaemon(t.Context(), config.ArbiterWitness); err != nil {
+	if err := a.FindDaemon(t.Context(), lab.Options{Arbiter: config.ArbiterWitness}, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv(lab.DaemonVariable, a.Daemon)

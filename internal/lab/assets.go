@@ -21,6 +21,7 @@ type Assets struct {
 	Kernel        string
 	Initrd        string
 	Daemon        string // colod, or colod-etcd; see [FindDaemon]
+	Clock         bool   // Daemon has a wall clock that can be set, see [Node.SetClock]
 	Etcd          string // the program, when that is the arbiter
 }
 

@@ -18,10 +18,11 @@ import (
 const DaemonVariable = "COLOCTL_COLOD"
 
 // FindDaemon completes the assets with the node daemon and what the kind of arbiter needs. The daemon is what [DaemonVariable] names, or the
-// one beside this program or, when this program was built in its source tree, one that is built there now.
-func (a *Assets) FindDaemon(ctx context.Context, kind string) (err error) {
+// one beside this program or, when this program was built in its source tree, one that is built there now. For a scenario that sets clocks
+// one with a clock of its own is built in any case.
+func (a *Assets) FindDaemon(ctx context.Context, o Options, s *Scenario) (err error) {
 	name := "colod"
-	switch kind {
+	switch kind := o.Arbiter; kind {
 	case config.ArbiterWitness:
 	case config.ArbiterEtcd:
 		name = "colod-etcd"
@@ -30,6 +31,10 @@ func (a *Assets) FindDaemon(ctx context.Context, kind string) (err error) {
 		}
 	default:
 		return fmt.Errorf("%w: %q: expected %s or %s", ErrArbiter, kind, config.ArbiterWitness, config.ArbiterEtcd)
+	}
+	if a.Clock = s != nil && s.Clock; a.Clock {
+		a.Daemon, err = buildDaemon(ctx, name, true)
+		return err
 	}
 	a.Daemon, err = findDaemon(ctx, name)
 	return err
@@ -51,11 +56,11 @@ func findDaemon(ctx context.Context, name string) (string, error) {
 			return "", err
 		}
 	}
-	return buildDaemon(ctx, name)
+	return buildDaemon(ctx, name, false)
 }
 
 // buildDaemon builds it from the source tree that this file was compiled in.
-func buildDaemon(ctx context.Context, name string) (string, error) {
+func buildDaemon(ctx context.Context, name string, clock bool) (string, error) {
 	missing := func(err error) error {
 		return &PreconditionError{Op: "find " + name, Err: err, Remedy: fmt.Sprintf("Put %s beside this program (make build makes both) or set %s.", name, DaemonVariable)}
 	}
@@ -79,12 +84,20 @@ func buildDaemon(ctx context.Context, name string) (string, error) {
 	}
 	defer os.RemoveAll(temp)
 	built := filepath.Join(temp, name)
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, ".")
+	args := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", built}
+	path := filepath.Join(dir, name)
+	if clock {
+		file, err := overlay(ctx, temp)
+		if err != nil {
+			return "", missing(fmt.Errorf("a clock of its own for it: %w", err))
+		}
+		args, path = append(args, "-overlay="+file), path+"-clock"
+	}
+	build := exec.CommandContext(ctx, "go", append(args, ".")...)
 	build.Dir = source
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", missing(fmt.Errorf("building it: %w\n%s", err, bytes.TrimSpace(out)))
 	}
-	path := filepath.Join(dir, name)
 	return path, os.Rename(built, path)
 }

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -39,15 +41,27 @@ func Main() {
 	}
 }
 
+// reports is the worker's end of the pipe to the starter of a detached lab.
+var reports = sync.OnceValue(func() *os.File { return os.NewFile(fdReport, "report") })
+
+// Starter takes lines that the starter of a detached lab tells its user. It is for the worker, until Ready or Unready.
+var Starter io.Writer = starter{}
+
+type starter struct{}
+
+func (starter) Write(line []byte) (int, error) {
+	return len(line), json.NewEncoder(reports()).Encode(report{Say: string(line)})
+}
+
 // Ready tells the starter of a detached lab that it is up. Only the worker may call it, once.
 func Ready() error {
-	f := os.NewFile(fdReport, "report")
+	f := reports()
 	return errors.Join(json.NewEncoder(f).Encode(report{Ready: true}), f.Close())
 }
 
 // Unready tells the starter of a detached lab why it isn't up.
 func Unready(reason error) error {
-	f := os.NewFile(fdReport, "report")
+	f := reports()
 	return errors.Join(json.NewEncoder(f).Encode(report{Op: "set the lab up", Error: reason.Error()}), f.Close())
 }
 

@@ -19,11 +19,12 @@ type Journal struct {
 	events  []colo.Event
 	changed chan struct{} // closed and replaced at each event
 	tell    func(colo.Event)
+	shifts  map[string]time.Duration // of the nodes' clocks
 }
 
 // NewJournal makes a journal that hands each event on to tell, if that isn't nil.
 func NewJournal(tell func(colo.Event)) *Journal {
-	return &Journal{changed: make(chan struct{}), tell: tell}
+	return &Journal{changed: make(chan struct{}), tell: tell, shifts: map[string]time.Duration{}}
 }
 
 // follow takes the events of one run of a node's daemon until ctx ends.
@@ -46,11 +47,19 @@ func (j *Journal) add(e colo.Event) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	e.Time = e.Time.Add(-j.shifts[e.Node])
 	if len(j.events) < maxEvents {
 		j.events = append(j.events, e)
 	}
 	close(j.changed)
 	j.changed = make(chan struct{})
+}
+
+// shift says by how much a node's clock is wrong from now on: the journal's times are the machine's.
+func (j *Journal) shift(node string, d time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.shifts[node] = d
 }
 
 // Since returns the events at or after a time, the earliest first.

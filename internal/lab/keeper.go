@@ -112,9 +112,25 @@ func OpenLab(name string) (*Handle, error) {
 		if removed {
 			return nil, fmt.Errorf("%s: %w; what a crash had left of it is removed", name, ErrNoLab)
 		}
-		return nil, fmt.Errorf("%s: %w; start it with: coloctl lab up --name %s", name, ErrNoLab, name)
+		return nil, fmt.Errorf("%s: %w", name, ErrNoLab)
 	}
 	return &Handle{Name: name, Folder: path}, nil
+}
+
+// UpLabs returns the names of the labs that are up.
+func UpLabs() []string {
+	root, err := StateRoot()
+	if err != nil {
+		return nil
+	}
+	entries, _ := os.ReadDir(root) // an unreadable folder holds none of ours
+	var names []string
+	for _, e := range entries {
+		if used, _ := inUse(filepath.Join(root, e.Name())); used && labName.MatchString(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }
 
 // dial connects to the control socket. The path goes through a file descriptor: it may be longer than a socket's can be.

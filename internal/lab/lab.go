@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/config"
@@ -37,8 +39,10 @@ type Options struct {
 	HoldDown time.Duration
 	// Dir is the lab's folder, which must not exist or be empty; [Root] is the place for it.
 	Dir string
-	// Env is added to the environment of the nodes' daemons.
-	Env []string
+	// SmallState gives the nodes state folders of a few megabytes, which can be filled.
+	SmallState bool
+	// Say, if not nil, is told what is being made.
+	Say func(format string, args ...any)
 	// Tell is called with every event of the nodes, from several goroutines.
 	Tell func(colo.Event)
 }
@@ -71,6 +75,9 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.Disk == 0 {
 		o.Disk = 64 << 20
 	}
+	if o.Say == nil {
+		o.Say = func(string, ...any) {}
+	}
 	if o.Arbiter == "" {
 		o.Arbiter = config.ArbiterWitness
 	}
@@ -88,6 +95,7 @@ func (l *Lab) path(elem ...string) string {
 }
 
 func (l *Lab) build(ctx context.Context) (err error) {
+	l.opts.Say("networks of the nodes %v, the client and the arbiter's host", NodeNames)
 	if l.Topology, err = NewTopology(l.opts.Links); err != nil {
 		return err
 	}
@@ -97,9 +105,11 @@ func (l *Lab) build(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	l.opts.Say("certificates and configurations in %s", FolderOutside())
 	if err := l.writeSite(); err != nil {
 		return err
 	}
+	l.opts.Say("the arbiter's daemon (%s) and a colod on each node", l.opts.Arbiter)
 	if err := l.Voter.Start(ctx); err != nil {
 		return err
 	}
@@ -316,6 +326,13 @@ func (l *Lab) Close() error {
 	}
 	err = errors.Join(err, l.Voter.Kill())
 	l.wg.Wait()
+	if l.opts.SmallState {
+		for _, name := range NodeNames {
+			if e := unix.Unmount(l.path(name, "state"), unix.MNT_DETACH); e != nil && !errors.Is(e, unix.EINVAL) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
 	for _, s := range l.sniffers {
 		err = errors.Join(err, s.Close())
 	}

@@ -50,9 +50,13 @@ func (n *Node) StartDaemon(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
+	env, err := n.clockEnv()
+	if err != nil {
+		return err
+	}
 	p, err := program{
 		name: "colod of " + n.Name, host: l.Topology.Nodes[n.Name], dir: n.path(), log: log,
-		argv: []string{l.opts.Assets.Daemon, "run", "--config", n.path("colod.yaml")}, env: n.lab.opts.Env,
+		argv: []string{l.opts.Assets.Daemon, "run", "--config", n.path("colod.yaml")}, env: env,
 	}.start(ctx, l.note)
 	if err != nil {
 		return err

@@ -24,6 +24,8 @@ type Result struct {
 
 	// BootIDSame is whether every answer came from one and the same boot of the guest.
 	BootIDSame *bool `json:"boot_id_same"`
+	// Boots is how many different boots have answered.
+	Boots *int `json:"boots"`
 	// TCPTotal connections were open when the first loss came; TCPSurvived of them carried every byte to the end.
 	TCPSurvived *int `json:"tcp_survived"`
 	TCPTotal    *int `json:"tcp_total"`
@@ -41,10 +43,14 @@ type Result struct {
 	BlackoutHTTPMS *float64 `json:"blackout_http_ms"`
 	BlackoutTCPMS  *float64 `json:"blackout_tcp_ms"`
 
+	// From the loss until the last frame of the copy that did not go on; only where both hosts lived on.
+	SilentMS *float64 `json:"silent_ms"`
+
 	// How long the first protection took, and how long the guest stood still in it.
 	ProtectMS      *float64 `json:"protect_ms"`
 	ProtectPauseMS *float64 `json:"protect_pause_ms"`
-	// The last time that the VM was made redundant again: what was sent of what the disks hold, and how long it took.
+	// The last time that the VM was made redundant again: what was sent of what the disks hold; and how long it took from the moment at which
+	// nothing was missing any more, the daemons' hold-down with it.
 	ResyncBytes *int64   `json:"resync_bytes"`
 	DiskBytes   *int64   `json:"disk_bytes"`
 	ReprotectMS *float64 `json:"reprotect_ms"`

@@ -15,7 +15,8 @@ import (
 // The names are fixed: documents, CI and people's scripts use them. Later scenarios come behind these.
 func TestScenarioNames(t *testing.T) {
 	want := strings.Fields(`kill-primary-qemu kill-secondary-qemu freeze-primary freeze-secondary cut-link power-off-primary power-off-secondary
-		switchover ping-pong story`)
+		switchover ping-pong story power-off-both power-off-both-one-returns kill-colod freeze-colod partition isolate-primary lose-arbiter
+		arbiter-and-link slow-link clock-jump full-disk guest-reboot guest-shutdown flap`)
 	var got []string
 	for _, s := range Scenarios {
 		got = append(got, s.Name)
@@ -38,7 +39,7 @@ func TestScenariosCompareTheWrites(t *testing.T) {
 	for _, s := range Scenarios {
 		for _, n := range []int{1, 3} {
 			var names []string
-			for _, step := range s.Steps(n) {
+			for _, step := range s.Steps(Params{N: n}) {
 				names = append(names, step.Name)
 			}
 			text := strings.Join(names, "; ")
@@ -56,10 +57,10 @@ func TestScenariosCompareTheWrites(t *testing.T) {
 
 func TestChecks(t *testing.T) {
 	good := func() *Result {
-		return &Result{BootIDSame: ptr(true), WritesAcked: ptr(10), WritesLost: ptr(0), WritesDuplicated: ptr(0), OutputsFromBoth: ptr(0)}
+		return &Result{Boots: ptr(1), WritesAcked: ptr(10), WritesLost: ptr(0), WritesDuplicated: ptr(0), OutputsFromBoth: ptr(0)}
 	}
 	failing := func(r *Result) (n int) {
-		for _, c := range alwaysTrue {
+		for _, c := range (&Scenario{}).checks() {
 			if c(r) != nil {
 				n++
 			}
@@ -70,8 +71,8 @@ func TestChecks(t *testing.T) {
 		t.Errorf("a good result fails %d checks", n)
 	}
 	for name, spoil := range map[string]func(*Result){
-		"another boot":         func(r *Result) { r.BootIDSame = ptr(false) },
-		"boot unknown":         func(r *Result) { r.BootIDSame = nil },
+		"another boot":         func(r *Result) { r.Boots = ptr(2) },
+		"boot unknown":         func(r *Result) { r.Boots = nil },
 		"a write lost":         func(r *Result) { r.WritesLost = ptr(1) },
 		"lost not measured":    func(r *Result) { r.WritesLost = nil },
 		"a write twice":        func(r *Result) { r.WritesDuplicated = ptr(1) },
@@ -146,7 +147,7 @@ func TestMeasure(t *testing.T) {
 	want := &Result{
 		DetectMS: ptr(10.0), FailoverMS: ptr(60.0), BlackoutHTTPMS: ptr(200.0), BlackoutTCPMS: ptr(200.0), HTTPP50MS: ptr(2.0), TCPP50MS: ptr(1.0),
 		Checkpoints: ptr(int64(10)), CheckpointPauseP50MS: ptr(2.0), CheckpointPauseP99MS: ptr(9.0),
-		BootIDSame: ptr(true), WritesAcked: ptr(0), TCPTotal: ptr(2), TCPSurvived: ptr(2),
+		BootIDSame: ptr(true), Boots: ptr(1), WritesAcked: ptr(0), TCPTotal: ptr(2), TCPSurvived: ptr(2),
 	}
 	if diff := cmp.Diff(want, r.Result); diff != "" {
 		t.Error(diff)

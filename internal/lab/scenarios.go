@@ -32,17 +32,72 @@ var Scenarios = []Scenario{
 		Steps: pingPong,
 	},
 	{Name: "story", Summary: "the demonstration", Told: true, Disk: 256 << 20, Steps: story},
+	{
+		Name: "power-off-both", Summary: "both hosts lose power, and return", Boots: 2,
+		Steps: once(powerOffBoth, powerOnBoth),
+	},
+	{
+		Name: "power-off-both-one-returns", Summary: "both hosts lose power, one returns and serves, then the other", Boots: 2,
+		Steps: once(powerOffBoth, powerOnOne, powerOn),
+	},
+	{Name: "kill-colod", Summary: "the nodes' daemons are killed, again and again", Steps: quietly(killDaemons)},
+	{
+		Name: "freeze-colod", Summary: "the nodes' daemons freeze, then one freezes and the link is lost",
+		Steps: once(freezeDaemons, lose(primary, "the primary's daemon freezes and the link is cut", freezeAndCut), thaw, restoreLink, reprotected, settle,
+			lose(secondary, "the secondary's daemon freezes and the link is cut", freezeAndCut), thaw, restoreLink),
+	},
+	{
+		Name: "partition", Summary: "the nodes lose each other on all networks, LAN and arbiter stay", Checks: []Check{fallsSilent},
+		Steps: once(lose(secondary, "the nodes are parted", partition), loserSilent, healNetworks),
+	},
+	{
+		Name: "isolate-primary", Summary: "the primary's host loses the links and the arbiter, its LAN stays", Checks: []Check{fallsSilent},
+		Steps: once(lose(primary, "the primary's host is cut off all but the LAN", isolate), loserSilent, healNetworks),
+	},
+	{Name: "lose-arbiter", Summary: "the arbiter is away for some seconds", Steps: quietly(loseArbiter)},
+	{
+		Name: "arbiter-and-link", Summary: "the arbiter is lost, then the link: both copies are held until it returns",
+		Steps: once(arbiterThenLink, restoreLink),
+	},
+	{
+		Name: "slow-link", Summary: "the link takes 200 ms there and back and loses 5 %, for a while (--for)",
+		Steps: func(p Params) []Step { return once(slow(p.or(20 * time.Second)))(p) },
+	},
+	{
+		Name: "clock-jump", Summary: "the wall clocks of the nodes' daemons jump, then the primary's QEMU crashes", Clock: true,
+		Steps: once(jumpClocks, lose(primary, "the primary's QEMU is killed", kill)),
+	},
+	{
+		Name: "full-disk", Summary: "the nodes' state folders are full, then the primary's QEMU crashes", SmallState: true,
+		Steps: once(fillStates, lose(primary, "the primary's QEMU is killed", kill), freeStates),
+	},
+	{Name: "guest-reboot", Summary: "the guest restarts itself", Boots: 2, Steps: quietly(guestReboot)},
+	{Name: "guest-shutdown", Summary: "the guest switches itself off, and a person starts it again", Boots: 2, Steps: quietly(guestShutdown, startAgain)},
+	{
+		Name: "flap", Summary: "the link goes up and down for a minute (--for)",
+		Steps: func(p Params) []Step { return once(flap(p.or(time.Minute)))(p) },
+	},
+}
+
+func (p Params) or(d time.Duration) time.Duration {
+	if p.For > 0 {
+		return p.For
+	}
+	return d
 }
 
 // once is the shape of a scenario with one event: normal operation, the event, and protected again.
-func once(event ...Step) func(int) []Step {
-	return func(int) []Step {
-		return slices.Concat([]Step{boot, clients, protect, moreClients, settle}, event, []Step{reprotected, settle, finish})
+func once(event ...Step) func(Params) []Step { return quietly(append(event, reprotected)...) }
+
+// quietly is the shape of a scenario whose event ends with the VM protected.
+func quietly(event ...Step) func(Params) []Step {
+	return func(Params) []Step {
+		return slices.Concat([]Step{boot, clients, protect, moreClients, settle}, event, []Step{settle, finish})
 	}
 }
 
 // pingPong loses the copies of one VM in turn: the primary in odd cycles, the secondary in even ones. The way alternates too.
-func pingPong(n int) []Step {
+func pingPong(p Params) []Step {
 	steps := []Step{boot, clients, protect, moreClients, settle}
 	events := [][]Step{
 		{lose(primary, "the primary's QEMU is killed", kill)},
@@ -50,7 +105,7 @@ func pingPong(n int) []Step {
 		{lose(primary, "the primary's host loses power", powerOff), powerOn},
 		{lose(secondary, "the secondary's host loses power", powerOff), powerOn},
 	}
-	for i := range n {
+	for i := range p.N {
 		steps = slices.Concat(steps, events[i%len(events)], []Step{reprotected, settle})
 	}
 	return append(steps, finish)

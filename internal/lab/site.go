@@ -61,6 +61,11 @@ func (l *Lab) writeSite() error {
 				return err
 			}
 		}
+		if l.opts.SmallState {
+			if err := limitState(l.path(name, "state")); err != nil {
+				return err
+			}
+		}
 		if err := writeYAML(l.path(name, "colod.yaml"), l.nodeConfig(i)); err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +35,8 @@ type StartOptions struct {
 	// Detach lets the lab outlive its starter: it gets a session of its own and writes to the file Log in its folder.
 	Detach bool
 	Log    string
+	// Tell gets what a detached lab says until it is ready.
+	Tell io.Writer
 	// Stdout and Stderr of a lab that isn't detached.
 	Stdout, Stderr *os.File
 	// Probe ends the lab as soon as its surroundings are there, instead of starting a worker.
@@ -44,8 +45,9 @@ type StartOptions struct {
 	Grace time.Duration
 }
 
-// report is what a stage tells its starter, once.
+// report is what a stage tells its starter: any number of times what it does, and once how that ended.
 type report struct {
+	Say    string `json:",omitempty"`
 	Ready  bool
 	Op     string        `json:",omitempty"`
 	Error  string        `json:",omitempty"`
@@ -110,7 +112,7 @@ func Start(ctx context.Context, f *Folder, o StartOptions) error {
 		return namespaceError("make the lab's namespaces", err)
 	}
 	if o.Detach {
-		return awaitReady(ctx, cmd, reportR)
+		return awaitReady(ctx, cmd, reportR, o.Tell)
 	}
 	return attend(ctx, cmd, reportR, o.Grace)
 }
@@ -126,10 +128,10 @@ func Preflight(ctx context.Context) error {
 }
 
 // awaitReady returns when a detached lab is ready; if it can't be, it is gone afterwards.
-func awaitReady(ctx context.Context, cmd *exec.Cmd, r *os.File) error {
+func awaitReady(ctx context.Context, cmd *exec.Cmd, r *os.File, tell io.Writer) error {
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	rep, err := readReport(r)
+	rep, err := readReport(r, tell)
 	if err == nil && rep.Ready && stop() {
 		return cmd.Process.Release()
 	}
@@ -158,7 +160,7 @@ func attend(ctx context.Context, cmd *exec.Cmd, r *os.File, grace time.Duration)
 	again := make(chan os.Signal, 1)
 	rep, repErr := make(chan report, 1), make(chan error, 1)
 	go func() {
-		v, err := readReport(r)
+		v, err := readReport(r, nil)
 		rep <- v
 		repErr <- err
 	}()
@@ -202,16 +204,21 @@ func exitCode(e *exec.ExitError) int {
 	return e.ExitCode()
 }
 
-func readReport(r io.Reader) (report, error) {
-	data, err := io.ReadAll(io.LimitReader(r, 64<<10))
-	if err == nil && len(bytes.TrimSpace(data)) == 0 {
-		err = io.EOF
+// readReport returns the last report; what was said before goes to tell, if that isn't nil.
+func readReport(r io.Reader, tell io.Writer) (report, error) {
+	reports := json.NewDecoder(r)
+	for {
+		var v report
+		if err := reports.Decode(&v); err != nil {
+			return v, err
+		}
+		if v.Say == "" {
+			return v, nil
+		}
+		if tell != nil {
+			_, _ = io.WriteString(tell, v.Say) // a terminal that has gone is no reason to end
+		}
 	}
-	var v report
-	if err == nil {
-		err = json.Unmarshal(data, &v)
-	}
-	return v, err
 }
 
 func (r report) err() error {

@@ -17,7 +17,7 @@ const (
 )
 
 // story is the demonstration: one VM, two clients that people care about, both hosts lost in turn.
-func story(int) []Step {
+func story(Params) []Step {
 	d := &storyteller{}
 	return []Step{
 		{Name: "begin", Do: d.begin},
