@@ -50,7 +50,7 @@ const (
 	minWindow = 1 << 20
 	// inFlight windows of one disk are compared at once: while one's hashes
 	// travel both sides read the next.
-	inFlight = 3
+	inFlight         = 3
 	defaultSaveEvery = 2 * time.Second
 )
 

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 )
 
 // sums are those of a standby's halves, as its node would answer.
@@ -299,4 +298,3 @@ func TestDurable(t *testing.T) {
 	must(t, os.WriteFile(d.Path, []byte("x"), 0o600))
 	must(t, MakeDurable([]Disk{d}))
 }
-

@@ -36,17 +36,30 @@ type SyncRequest struct {
 	To       Endpoint
 	Mode     blockrepl.Mode
 	Speed    int64                    // bytes a second; 0 is no limit
+	Paused   bool                     // begins paused
 	Progress func(blockrepl.Progress) // called often, must not block
+
+	// Of mode checksum.
+	Sums blockrepl.Sums                    // asks the peer for its hashes
+	From map[string]int64                  // where an interrupted comparison goes on, by disk; nil begins anew
+	Save func(disk string, compared int64) // what differs before that is on the copy's record
 }
 
 // SyncResult is what a resync cost.
 type SyncResult struct {
-	Mode   blockrepl.Mode `json:"mode"`
-	Copied int64          `json:"copied"` // bytes sent to the peer
+	Mode     blockrepl.Mode `json:"mode"`
+	Why      string         `json:"why,omitempty"`      // that mode
+	Copied   int64          `json:"copied"`             // bytes sent to the peer
+	Compared int64          `json:"compared,omitempty"` // bytes that each side has hashed
+	Differed int64          `json:"differed,omitempty"` // bytes of those that were not equal
+	// Last is how many of the bytes were sent while the guest stood still, LastTook how long that took.
+	Last     int64         `json:"last,omitempty"`
+	LastTook time.Duration `json:"last_took,omitempty"`
+	Took     time.Duration `json:"took,omitempty"` // all of it, from the preparation of the standby on
 }
 
 // Copy is one QEMU process of a VM with its disks and NICs. The engine calls the methods of a copy from one goroutine at a time, except
-// Events, PID, Stats, Alive, Cut and Kill, which may be called at any moment.
+// Events, PID, Stats, Alive, Cut, Kill, Sums and TuneSync, which may be called at any moment.
 type Copy interface {
 	// Events is closed after Exited. The reader must keep reading.
 	Events() <-chan CopyEvent
@@ -71,6 +84,8 @@ type Copy interface {
 	// Listen makes a standby ready for the primary. Promote turns a secondary into a lone copy, silent until Join.
 	Listen(ctx context.Context, at Endpoint) error
 	Promote(ctx context.Context) error
+	// Sums hashes a part of a standby's disk.
+	Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error)
 	// Commit waits until the images of a promoted copy hold all its data and removes what it needed until then.
 	Commit(ctx context.Context) error
 	// Announce tells the switches of the LAN where the guest is now.
@@ -80,6 +95,8 @@ type Copy interface {
 	// runs on alone then, its tap as it was.
 	BitmapCovers(ctx context.Context) (dirty int64, ok bool, err error)
 	SyncDisks(ctx context.Context, r SyncRequest) error
+	// TuneSync changes the limit, in bytes a second, of a SyncDisks that runs, and makes it pause or go on. It does nothing when none runs.
+	TuneSync(ctx context.Context, speed int64, paused bool) error
 	Connect(ctx context.Context, to Endpoint) error    // network comparison, not yet in force
 	CopyMemory(ctx context.Context, to Endpoint) error // returns with the guest stopped
 	SwitchDisks(ctx context.Context) (SyncResult, error)

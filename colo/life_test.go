@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/guest"
@@ -180,7 +181,7 @@ func TestLife(t *testing.T) {
 		}
 	}
 	write()
-	protect := func(n *colo.Node) {
+	protect := func(n *colo.Node, want blockrepl.Mode) {
 		t.Helper()
 		start := time.Now()
 		must(t, n.Protect(ctx, "web", colo.ProtectOptions{}))
@@ -190,6 +191,9 @@ func TestLife(t *testing.T) {
 			t.Fatalf("not protected: %s", s.Verdict.Reason)
 		}
 		t.Logf("protected in %s: resync %+v, checkpoints %+v", time.Since(start), *s.Resync, s.Checkpoints)
+		if s.Resync.Mode != want || s.Resync.Why == "" {
+			t.Errorf("a resync by %s (%s) instead of %s", s.Resync.Mode, s.Resync.Why, want)
+		}
 		write()
 	}
 	kill := func(n *colo.Node) {
@@ -200,25 +204,25 @@ func TestLife(t *testing.T) {
 		must(t, err)
 		must(t, pr.Kill())
 	}
-	protect(n1)
+	protect(n1, blockrepl.Full)
 	t.Log("kill the secondary")
 	kill(n2)
 	p.await("n1", colo.Solo)
 	write()
-	protect(n1)
+	protect(n1, blockrepl.Bitmap)
 	t.Log("kill the primary")
 	kill(n1)
 	p.await("n2", colo.Solo)
 	write()
-	protect(n2)
+	protect(n2, blockrepl.Checksum)
 	t.Log("switch over")
 	must(t, n2.Switchover(ctx, "web"))
 	p.await("n1", colo.Solo)
 	write()
-	protect(n1)
+	protect(n1, blockrepl.Checksum)
 	must(t, n1.Unprotect(ctx, "web"))
 	write()
-	protect(n1)
+	protect(n1, blockrepl.Bitmap)
 	must(t, n1.Stop(ctx, "web", colo.StopOptions{}))
 }
 

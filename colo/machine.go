@@ -52,6 +52,7 @@ type machine struct {
 	outlook   string // what recovery is waiting for
 	guarded   bool   // the copy is behind its gate
 	gateErr   string // why it is not
+	tune      resyncTuning
 
 	leasing sync.Mutex // one lease at a time, and none after the gate is away
 	leased  time.Time  // its end; guarded by leasing

@@ -70,8 +70,12 @@ func (m *machine) setState(s State, why string) {
 	m.mu.Lock()
 	old := m.state
 	m.state, m.why, m.since, m.outlook = s, why, time.Now(), ""
-	if s == Solo || s == Stopped || s == Outdated {
+	switch s {
+	case Solo, Stopped, Outdated:
 		m.prog = nil
+		m.tune.paused = false // a pause ends with the resync; a limit counts for the next one too
+	case Protected:
+		m.tune = resyncTuning{}
 	}
 	gen := m.rec.Generation
 	m.wake()
@@ -129,6 +133,10 @@ func (m *machine) setLastErr(err error) {
 
 func (m *machine) setProgress(p Progress) {
 	m.mu.Lock()
+	p.Limit, p.Paused = int64(m.spec.Protection.SyncSpeed), m.tune.paused
+	if m.tune.limit != nil {
+		p.Limit = *m.tune.limit
+	}
 	m.prog = &p
 	s := m.state
 	m.wake()
@@ -203,6 +211,9 @@ func setWritten(spec *Spec, written bool) func(*state.VM) {
 				e.Written = written
 				v.Disks[d.Name] = e
 			}
+		}
+		if written {
+			v.Target = ""
 		}
 	}
 }

@@ -26,6 +26,8 @@ type Peer interface {
 	ReportDead(ctx context.Context, r Report) error
 	// ReportChannelLost tells that the caller's side of the replication has ended.
 	ReportChannelLost(ctx context.Context, r Report) error
+	// Sums hashes a part of a disk of the standby that the caller prepared for a resync.
+	Sums(ctx context.Context, r SumsRequest) (SumsReply, error)
 	// Inquire tells how the VM stands on the peer.
 	Inquire(ctx context.Context, vm string) (PeerVM, error)
 }
@@ -48,6 +50,22 @@ type PrepareRequest struct {
 	Want       string `json:"want,omitempty"` // of the VM's owner
 	QEMU       string `json:"qemu"`
 	Accel      string `json:"accel"`
+	Resync     string `json:"resync,omitempty"` // id of the resync that will write to the standby's disks
+}
+
+// SumsRequest asks for the hashes of the blocks of a standby's disk, see [blockrepl.Content.Sums].
+type SumsRequest struct {
+	VM     string `json:"vm"`
+	From   string `json:"from"`
+	Resync string `json:"resync"` // the one of the PrepareRequest
+	Disk   string `json:"disk"`
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"`
+}
+
+// SumsReply has the hashes one after the other.
+type SumsReply struct {
+	Sums []byte `json:"sums"`
 }
 
 // Report is news of the caller's copy. One that is about an older generation than the receiver's is late, and ignored.
@@ -63,6 +81,10 @@ type PrepareReply struct {
 	// SyncedAt is the generation at which the disks were last equal to the primary's and since which only COLO wrote to them; 0 when that
 	// is not known.
 	SyncedAt uint64 `json:"synced_at"`
+	// Resync is the id of the resync that has last written to the disks, and since which nothing else has; empty if there is none.
+	Resync string `json:"resync,omitempty"`
+	// New says that every disk's image was made just now: all zeroes.
+	New bool `json:"new,omitempty"`
 }
 
 // PeerVM is a VM as the peer sees it.

@@ -13,18 +13,7 @@ import (
 
 // ProtectOptions tunes Protect.
 type ProtectOptions struct {
-	Mode blockrepl.Mode // empty: bitmap where that is safe, otherwise full
-}
-
-// Progress is how far a long operation has come.
-type Progress struct {
-	What  string         `json:"what"`
-	Mode  blockrepl.Mode `json:"mode,omitempty"`
-	Disk  string         `json:"disk,omitempty"`
-	Done  int64          `json:"done"` // bytes, over all disks
-	Total int64          `json:"total"`
-	Rate  int64          `json:"rate"` // bytes a second since the beginning; 0 at first
-	ETA   time.Duration  `json:"eta"`  // 0 when not known
+	Mode blockrepl.Mode // empty: the quickest that is safe
 }
 
 // protectPlan brings a lone copy into COLO with a standby on the peer. The guest runs but for the moment of the switch; whatever fails, it
@@ -35,7 +24,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		to    NodeInfo
 		reply PrepareReply
 		res   SyncResult
+		way   syncWay
 		begun time.Time
+		token string
 	)
 	rec, spec := m.info()
 	c := m.current()
@@ -56,7 +47,10 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			Name: "prepare the standby",
 			Do: func(ctx context.Context) (err error) {
 				begun = time.Now()
-				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel})
+				if token, err = m.resyncToken(ctx, to.Name); err != nil {
+					return err
+				}
+				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel, Resync: token})
 				return err
 			},
 			Undo: func(ctx context.Context) error {
@@ -69,14 +63,11 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		{
 			Name: "copy the disks",
 			Do: func(ctx context.Context) error {
-				mode, why, err := m.syncMode(ctx, c, o, to.Name, reply)
-				if err != nil {
+				var err error
+				if way, err = m.syncWay(ctx, c, o, to.Name, reply); err != nil {
 					return err
 				}
-				m.log.Info("resync", "mode", mode, "why", why)
-				m.emit(Event{Kind: "resync", State: m.State(), Text: joinText(string(mode), why), Fields: map[string]any{"mode": mode}})
-				m.update(func(v *state.VM) { v.Base = nil })
-				return c.SyncDisks(ctx, SyncRequest{To: reply.Endpoint, Mode: mode, Speed: int64(spec.Protection.SyncSpeed), Progress: m.follow(mode, begun)})
+				return m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)
 			},
 			Undo: func(ctx context.Context) error { return c.Release(ctx) },
 		},
@@ -91,9 +82,11 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		}},
 		{Name: "start COLO", Do: func(ctx context.Context) error { return c.StartColo(ctx) }},
 		{Name: "prove COLO", Do: func(ctx context.Context) error {
+			res.Why, res.Took = way.why, time.Since(begun)
 			m.mu.Lock()
 			m.sync = &res
 			m.mu.Unlock()
+			m.emit(Event{Kind: "resync", State: m.State(), Text: res.String(), Fields: map[string]any{"mode": res.Mode, "copied": res.Copied, "last": res.Last}})
 			return c.ProveColo(ctx)
 		}},
 	}
@@ -103,7 +96,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		if err != nil {
 			return err
 		}
-		m.update(func(v *state.VM) { v.Base = &state.Base{Peer: to.Name, Generation: got.Generation}; v.Peer = to.Name })
+		m.update(func(v *state.VM) {
+			v.Base, v.Resync, v.Peer = &state.Base{Peer: to.Name, Generation: got.Generation}, nil, to.Name
+		})
 		// The peer's own copy of the record is a convenience: at a loss the arbiter's counts.
 		if err := peer.Confirm(ctx, got); err != nil {
 			m.log.Warn("the peer was not told that it counts", "err", err)
@@ -111,58 +106,6 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		return nil
 	}})
 	return &Plan{Kind: planProtect, Steps: steps, NoReturn: count}
-}
-
-// syncMode chooses how the disks are made equal, and says why.
-func (m *machine) syncMode(ctx context.Context, c Copy, o ProtectOptions, peer string, reply PrepareReply) (blockrepl.Mode, string, error) {
-	rec, _ := m.info()
-	_, covered, err := c.BitmapCovers(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	why := ""
-	switch {
-	case !covered:
-		why = "this QEMU has no record of what it wrote since the disks were equal"
-	case rec.Base == nil || rec.Base.Peer != peer:
-		why = "the record of writes does not begin where this peer's disks were equal"
-	case reply.SyncedAt == 0:
-		why = "the peer's disks are new, or a resync of them was not finished"
-	case reply.SyncedAt != rec.Base.Generation:
-		why = fmt.Sprintf("the peer's disks were equal at generation %d, the record of writes begins at %d", reply.SyncedAt, rec.Base.Generation)
-	}
-	switch o.Mode {
-	case "":
-		if why != "" {
-			return blockrepl.Full, why, nil
-		}
-		return blockrepl.Bitmap, "everything written since the disks were equal is on record", nil
-	case blockrepl.Bitmap:
-		if why != "" {
-			return "", "", fmt.Errorf("a bitmap resync would be wrong: %s", why)
-		}
-	}
-	return o.Mode, "as asked", nil
-}
-
-// follow turns blockrepl's progress of single disks into the VM's.
-func (m *machine) follow(mode blockrepl.Mode, begun time.Time) func(blockrepl.Progress) {
-	done, total := map[string]int64{}, map[string]int64{}
-	return func(p blockrepl.Progress) {
-		done[p.Disk], total[p.Disk] = p.Done, p.Total
-		out := Progress{What: "copying the disks", Mode: mode, Disk: p.Disk}
-		for d := range total {
-			out.Done += done[d]
-			out.Total += total[d]
-		}
-		if took := time.Since(begun).Seconds(); took > 0 && out.Done > 0 {
-			out.Rate = int64(float64(out.Done) / took)
-			if left := out.Total - out.Done; out.Rate > 0 {
-				out.ETA = time.Duration(float64(left) / float64(out.Rate) * float64(time.Second))
-			}
-		}
-		m.setProgress(out)
-	}
 }
 
 // admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,

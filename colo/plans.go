@@ -129,7 +129,7 @@ func (m *machine) discard(ctx context.Context) error {
 			return err
 		}
 	}
-	m.update(func(v *state.VM) { v.Instance = nil })
+	m.update(func(v *state.VM) { v.Instance, v.Resync = nil, nil })
 	return m.n.launcher.Clear(ctx, spec)
 }
 

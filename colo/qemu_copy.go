@@ -40,9 +40,10 @@ type qemuCopy struct {
 	ending atomic.Bool // replication is being ended by us: what is lost now is no news
 	wg     sync.WaitGroup
 
-	mirror *blockrepl.Mirror // of the attach under way, or of the one that led to COLO
-	acked  netip.Addr        // peer address with a quickack route of ours
-	mode   blockrepl.Mode
+	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
+	exported atomic.Pointer[Endpoint]         // where a standby listens
+	acked    netip.Addr                       // peer address with a quickack route of ours
+	mode     blockrepl.Mode
 }
 
 // connect opens both QMP sockets and starts to follow QEMU.

@@ -196,6 +196,7 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 const (
 	qmpSocket     = "qmp"
 	rescueSocket  = "rescue"
+	scanSocket    = "scan"    // of a resync by checksum
 	monitorSocket = "monitor" // for people: QEMU serves one client on each socket
 	overlayDir    = "overlays"
 	pidFile       = "pid" // QEMU's own
@@ -212,6 +213,10 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	}
 	if r.Standby {
 		if err := l.images.CreateOverlays(ctx, filepath.Join(dir, overlayDir), disks); err != nil {
+			return nil, err
+		}
+		// What is found equal must stay so: nothing else writes to the images until a resync does.
+		if err := blockrepl.MakeDurable(disks); err != nil {
 			return nil, err
 		}
 	}
@@ -332,7 +337,7 @@ func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}
-	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, pidFile} {
+	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, scanSocket, pidFile} {
 		if err := os.Remove(filepath.Join(dir, sock)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -34,10 +35,24 @@ func (c *qemuCopy) SyncDisks(ctx context.Context, r SyncRequest) error {
 	c.ending.Store(false)
 	c.quickAck(ctx, r.To.Host)
 	c.mode = r.Mode
-	c.mirror = blockrepl.NewMirror(c.main, c.disks, r.To.disks(), blockrepl.Options{
+	m := blockrepl.NewMirror(c.main, c.disks, r.To.disks(), blockrepl.Options{
 		Mode: r.Mode, Speed: r.Speed, OnProgress: r.Progress, ProbeDial: c.l.host.Dial, Rescue: c.rescue,
+		Scan: &blockrepl.Scan{Peer: r.Sums, Socket: filepath.Join(c.dir, scanSocket), From: r.From, Save: r.Save},
 	})
-	return c.mirror.Sync(ctx)
+	if r.Paused {
+		if err := m.Tune(ctx, r.Speed, true); err != nil {
+			return err
+		}
+	}
+	c.mirror.Store(m)
+	return m.Sync(ctx)
+}
+
+func (c *qemuCopy) TuneSync(ctx context.Context, speed int64, paused bool) error {
+	if m := c.mirror.Load(); m != nil && !c.inColo.Load() {
+		return m.Tune(ctx, speed, paused)
+	}
+	return nil
 }
 
 func (c *qemuCopy) Connect(ctx context.Context, to Endpoint) error {
@@ -122,10 +137,12 @@ func (c *qemuCopy) awaitMigration(ctx context.Context, sub *qmp.Subscription, wa
 func (c *qemuCopy) SwitchDisks(ctx context.Context) (SyncResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, enterTimeout)
 	defer cancel()
-	if err := c.mirror.Switch(ctx); err != nil {
+	m := c.mirror.Load()
+	if err := m.Switch(ctx); err != nil {
 		return SyncResult{}, err
 	}
-	return SyncResult{Mode: c.mode, Copied: c.mirror.Copied()}, nil
+	st := m.Stats()
+	return SyncResult{Mode: c.mode, Copied: m.Copied(), Compared: st.Compared, Differed: st.Differed, Last: st.Last, LastTook: st.LastTook}, nil
 }
 
 func (c *qemuCopy) StartColo(ctx context.Context) error {
@@ -217,13 +234,13 @@ func (c *qemuCopy) Release(ctx context.Context) error {
 	} else {
 		tidy("cancel the migration", c.main.MigrateCancel(ctx))
 	}
-	if c.mirror != nil {
-		tidy("abort the resync", c.mirror.Abort(ctx))
+	if m := c.mirror.Load(); m != nil {
+		tidy("abort the resync", m.Abort(ctx))
 	}
 	tidy("detach the peer's disks", blockrepl.Detach(ctx, c.main, c.disks))
 	errs = append(errs, netcompare.Disconnect(ctx, c.main, c.nics)) // it holds the guest's output
 	c.inColo.Store(false)
-	c.mirror = nil
+	c.mirror.Store(nil)
 	errs = append(errs, c.ensureRunning(ctx))
 	tidy("quickack route", c.clearQuickAck(ctx))
 	return errors.Join(errs...)

@@ -2,6 +2,8 @@ package colo
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
@@ -35,8 +37,24 @@ func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
 	if err := blockrepl.Export(ctx, c.main, c.disks, at.disks()); err != nil {
 		return err
 	}
+	c.exported.Store(&at)
 	addr := at.inet(at.Migration)
 	return c.main.MigrateIncoming(ctx, qmp.Channel{Inet: &addr})
+}
+
+// Sums opens the image for each call: a resync that ends leaves nothing behind, and a call takes long enough for that not to matter.
+func (c *qemuCopy) Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
+	at := c.exported.Load()
+	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
+	if i < 0 || at == nil {
+		return nil, fmt.Errorf("no disk %q is exported here", disk)
+	}
+	content, err := blockrepl.OpenContent(ctx, c.disks[i], at.disks(), c.l.host.Dial)
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	return content.Sums(ctx, offset, length)
 }
 
 // Promote ends COLO. Nothing in it waits for the peer: the streams to it are cut first.

@@ -34,7 +34,7 @@ func (m *machine) resume(ctx context.Context) {
 		if err := m.n.launcher.Clear(ctx, spec); err != nil {
 			m.log.Warn("what a copy that has ended left behind was not removed", "err", err)
 		}
-		m.update(func(v *state.VM) { v.Instance, v.Base = nil, nil })
+		m.update(func(v *state.VM) { v.Instance, v.Base, v.Resync = nil, nil, nil })
 	}
 	s, why := ended(rec)
 	if s != State(rec.Phase) || why != rec.Reason {

@@ -90,7 +90,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 		}},
 		{Name: "mark the disks incomplete", Do: func(ctx context.Context) error {
 			rec, _ := m.info()
-			a.reply.SyncedAt = syncedAt(rec, a.Spec)
+			a.reply.SyncedAt, a.reply.Resync = syncedAt(rec, a.Spec), rec.Target
 			text, err := MarshalSpec(a.Spec)
 			if err != nil {
 				return err
@@ -99,14 +99,14 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			m.spec = a.Spec
 			m.mu.Unlock()
 			return m.updateNow(ctx, both(setDisks(a.Spec, false, 0), func(v *state.VM) {
-				v.Spec, v.Role, v.Peer, v.Base, v.Want = text, state.RoleSecondary, a.From, nil, a.Want
+				v.Spec, v.Role, v.Peer, v.Base, v.Resync, v.Want, v.Target = text, state.RoleSecondary, a.From, nil, nil, a.Want, a.Resync
 				setRecord(a.Generation, []string{a.From})(v)
 			}))
 		}},
 		{Name: "make missing images", Do: func(ctx context.Context) error {
 			made, err := m.n.launcher.CreateImages(ctx, a.Spec)
 			if len(made) > 0 {
-				a.reply.SyncedAt = 0
+				a.reply.SyncedAt, a.reply.Resync, a.reply.New = 0, "", len(made) == len(a.Spec.Disks)
 			}
 			return err
 		}},
@@ -225,7 +225,25 @@ func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
 		return err
 	}
 	_, spec := m.info()
-	return m.updateNow(ctx, both(setRecord(rec.Generation, rec.Members), both(setDisks(spec, true, rec.Generation), setWritten(spec, false))))
+	return m.updateNow(ctx, both(setRecord(rec.Generation, rec.Members), both(setDisks(spec, true, rec.Generation), both(setWritten(spec, false), func(v *state.VM) { v.Target = "" }))))
+}
+
+// serveSums hashes for a resync that this node's standby is the target of. A request of an earlier one is about disks that have changed.
+func (n *Node) serveSums(ctx context.Context, r SumsRequest) (SumsReply, error) {
+	m, err := n.machine(r.VM)
+	if err != nil {
+		return SumsReply{}, err
+	}
+	if err := n.alive(ctx); err != nil {
+		return SumsReply{}, err
+	}
+	rec, _ := m.info()
+	c := m.current()
+	if s := m.State(); s != Standby || c == nil || r.Resync == "" || rec.Target != r.Resync {
+		return SumsReply{}, &UnexpectedEventError{VM: r.VM, State: s, Event: "sums"}
+	}
+	sums, err := c.Sums(ctx, r.Disk, r.Offset, r.Length)
+	return SumsReply{sums}, err
 }
 
 func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {

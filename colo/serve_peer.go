@@ -33,6 +33,10 @@ func (s served) ReportChannelLost(ctx context.Context, r Report) error {
 	return s.n.serveReportChannelLost(ctx, r)
 }
 
+func (s served) Sums(ctx context.Context, r SumsRequest) (SumsReply, error) {
+	return s.n.serveSums(ctx, r)
+}
+
 func (s served) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return s.n.serveInquire(ctx, vm)
 }

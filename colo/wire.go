@@ -81,6 +81,10 @@ func (p *wired) Prepare(ctx context.Context, r PrepareRequest) (PrepareReply, er
 	return through(p, func() (PrepareReply, error) { return p.node().servePrepare(ctx, r) })
 }
 
+func (p *wired) Sums(ctx context.Context, r SumsRequest) (SumsReply, error) {
+	return through(p, func() (SumsReply, error) { return p.node().serveSums(ctx, r) })
+}
+
 func (p *wired) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return through(p, func() (PeerVM, error) { return p.node().serveInquire(ctx, vm) })
 }

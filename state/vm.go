@@ -41,6 +41,10 @@ type VM struct {
 	Offered string `json:"offered,omitempty"`
 	// Base is where the dirty bitmaps of the living QEMU begin; nil if there are none that help.
 	Base *Base `json:"base,omitempty"`
+	// Resync is the one under way to the peer's disks, or the one that was interrupted last; nil after one that has ended well.
+	Resync *Resync `json:"resync,omitempty"`
+	// Target is the id of the resync that has last written to the disks here. It is empty when anything else has written to them since.
+	Target string `json:"target,omitempty"`
 	// Instance is the QEMU this node started for the VM; nil if there is none.
 	Instance *Instance `json:"instance,omitempty"`
 	// Updated is set by the store at each change.
@@ -60,6 +64,16 @@ type Disk struct {
 	Bitmap string `json:"bitmap,omitempty"`
 	// Size in bytes, as last seen.
 	Size int64 `json:"size,omitempty"`
+}
+
+// Resync is how far the resync of a peer's disks has come. It is of use only while the QEMU lives that it began with: that has the record of
+// what differs.
+type Resync struct {
+	ID   string `json:"id"` // the peer keeps it as its Target
+	Peer string `json:"peer"`
+	Mode string `json:"mode"`
+	// Compared is, by disk, the offset up to which both halves were compared: what differs before it is on QEMU's record.
+	Compared map[string]int64 `json:"compared,omitempty"`
 }
 
 // Base says whose halves the dirty bitmaps are about: those of Peer, which were equal at Generation.
@@ -89,6 +103,11 @@ func (v VM) Clone() VM {
 	if v.Base != nil {
 		b := *v.Base
 		v.Base = &b
+	}
+	if v.Resync != nil {
+		r := *v.Resync
+		r.Compared = maps.Clone(r.Compared)
+		v.Resync = &r
 	}
 	if v.Instance != nil {
 		i := *v.Instance

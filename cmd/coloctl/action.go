@@ -37,15 +37,15 @@ func plainBody(cc *cli.Context, _ string) (any, error) {
 func resyncBody(cc *cli.Context, _ string) (any, error) {
 	mode := blockrepl.Mode(cc.String("mode"))
 	switch mode {
-	case "", blockrepl.Bitmap, blockrepl.Full:
+	case "", blockrepl.Bitmap, blockrepl.Checksum, blockrepl.Full:
 	default:
-		return nil, usagef("--mode %s: expected %s or %s", mode, blockrepl.Bitmap, blockrepl.Full)
+		return nil, usagef("--mode %s: expected %s, %s or %s", mode, blockrepl.Bitmap, blockrepl.Checksum, blockrepl.Full)
 	}
 	return api.ResyncRequest{Request: api.Request{Reason: cc.String("reason")}, Mode: mode}, nil
 }
 
 func modeFlag() cli.Flag {
-	return &cli.StringFlag{Name: "mode", Usage: "copy only what changed (bitmap) or all (full); what is safe and quickest if left out"}
+	return &cli.StringFlag{Name: "mode", Usage: "copy what is on record (bitmap), what differs (checksum) or all (full); what is safe and quickest if left out"}
 }
 
 // protectionCommands are the verbs about the redundancy of a VM.
@@ -79,13 +79,8 @@ func protectionCommands(r rules) []*cli.Command {
 				return t.Failover(ctx, vm, body.(api.FailoverRequest))
 			},
 		}.run)}, vm),
-		r.operation(&cli.Command{Name: "resync", Usage: "make the other node's disks equal again, and protect the VM", Flags: []cli.Flag{modeFlag()},
-			Action: withSite(action{
-				kind: "resync", body: resyncBody,
-				do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
-					return t.Resync(ctx, vm, body.(api.ResyncRequest))
-				},
-			}.run)}, vm),
+		r.operation(&cli.Command{Name: "resync", Usage: "make the other node's disks equal again, and protect the VM; or change a resync that runs",
+			Flags: append([]cli.Flag{modeFlag()}, tuneFlags()...), Action: withSite(resync)}, vm),
 	}
 }
 
@@ -246,11 +241,17 @@ func (r *reporter) end() {
 // progressText is how far something is, in one line.
 func progressText(p *colo.Progress, width int) string {
 	text := fmt.Sprintf("%s %s %s of %s", p.What, bar(p.Done, p.Total, width), bytesText(p.Done), bytesText(p.Total))
+	if p.Paused {
+		return text + ", paused"
+	}
 	if p.Rate > 0 {
 		text += ", " + bytesText(p.Rate) + "/s"
 	}
 	if p.ETA > 0 {
 		text += ", " + short(p.ETA.Round(time.Second)) + " left"
+	}
+	if p.Limit > 0 {
+		text += ", limit " + bytesText(p.Limit) + "/s"
 	}
 	return text
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,6 +120,12 @@ func TestPairScripts(t *testing.T) {
 				release := pairOf(ts).hosts[args[0]].launcher.HoldSync()
 				pairOf(ts).release = release
 				ts.Defer(release)
+			},
+			"tuned": func(ts *testscript.TestScript, _ bool, args []string) { // tuned n1 web LIMIT running|paused
+				speed, paused := pairOf(ts).hosts[args[0]].launcher.Copy(args[1]).Tuned()
+				if got := fmt.Sprint(speed, map[bool]string{true: " paused", false: " running"}[paused]); got != args[2]+" "+args[3] {
+					ts.Fatalf("tuned to %s", got)
+				}
 			},
 			"exits":   exits,
 			"release": func(ts *testscript.TestScript, _ bool, _ []string) { pairOf(ts).release() },

@@ -184,6 +184,16 @@ func (c *Client) Resync(ctx context.Context, vm string, r ResyncRequest) (Operat
 	return c.act(ctx, vm, "resync", r)
 }
 
+// TuneResync changes the limit of a resync that runs, pauses it or lets it go on.
+func (c *Client) TuneResync(ctx context.Context, vm string, r TuneRequest) error {
+	body, err := jsonBody(r)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, &call{method: "PATCH", path: []string{"v1", "vms", vm, "resync"}, body: body}, nil)
+	return err
+}
+
 // Unprotect lets a VM run alone.
 func (c *Client) Unprotect(ctx context.Context, vm string, r Request) (Operation, error) {
 	return c.act(ctx, vm, "unprotect", r)

@@ -37,7 +37,7 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 			if op.Summary == "" || op.OperationID == "" || op.Responses.Default() == nil {
 				t.Errorf("%s %s lacks a summary, an id or the answer in case of errors", method, path)
 			}
-			if body := op.RequestBody; (method == http.MethodPost || method == http.MethodPut) != (body != nil) {
+			if body := op.RequestBody; (method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch) != (body != nil) {
 				t.Errorf("%s %s: body %v", method, path, body)
 			}
 		}
@@ -72,6 +72,7 @@ var documented = map[string]any{
 	"Entry": state.Entry{}, "NumberedEvent": NumberedEvent{}, "Gap": Gap{}, "Request": Request{}, "StopRequest": StopRequest{}, "ResyncRequest": ResyncRequest{},
 	"FailoverRequest": FailoverRequest{}, "DryRun": DryRun{}, "Preview": colo.Preview{}, "OperationList": OperationList{}, "Operation": Operation{}, "OpStep": OpStep{},
 	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "PeerVM": colo.PeerVM{},
+	"SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
 	"Record": arbiter.Record{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},
 }
 
@@ -146,6 +147,9 @@ func jsonType(typ reflect.Type) string {
 	case reflect.Bool:
 		return "boolean"
 	case reflect.Slice:
+		if typ.Elem().Kind() == reflect.Uint8 {
+			return "string" // base64
+		}
 		return "array"
 	case reflect.Struct, reflect.Map:
 		if typ.PkgPath() == "net/netip" {

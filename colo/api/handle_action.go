@@ -25,7 +25,13 @@ type StopRequest struct {
 // ResyncRequest is the body of a protect or a resync.
 type ResyncRequest struct {
 	Request
-	Mode blockrepl.Mode `json:"mode,omitempty"` // bitmap or full; what is safe and quickest when empty
+	Mode blockrepl.Mode `json:"mode,omitempty"` // bitmap, checksum or full; what is safe and quickest when empty
+}
+
+// TuneRequest is the body of a change of a resync that runs.
+type TuneRequest struct {
+	Request
+	colo.ResyncTune
 }
 
 // FailoverRequest is the body of a failover. Both Force and Confirm are needed: the caller vouches that the other copy is dead.
@@ -119,9 +125,9 @@ func (s *Server) attach(w http.ResponseWriter, r *request, kind string) error {
 		return err
 	}
 	switch in.Mode {
-	case "", blockrepl.Bitmap, blockrepl.Full:
+	case "", blockrepl.Bitmap, blockrepl.Checksum, blockrepl.Full:
 	default:
-		return &fieldError{field: "mode", msg: fmt.Sprintf("%q: expected %s or %s", in.Mode, blockrepl.Bitmap, blockrepl.Full)}
+		return &fieldError{field: "mode", msg: fmt.Sprintf("%q: expected %s, %s or %s", in.Mode, blockrepl.Bitmap, blockrepl.Checksum, blockrepl.Full)}
 	}
 	if err := s.exists(r.vm); err != nil {
 		return err
@@ -138,6 +144,26 @@ func (s *Server) attach(w http.ResponseWriter, r *request, kind string) error {
 	return s.action(w, r, kind, in.Reason, []colo.EventKind{colo.ReqProtect}, func(ctx context.Context) error {
 		return s.opts.Node.Protect(ctx, r.vm, colo.ProtectOptions{Mode: in.Mode})
 	})
+}
+
+// tuneResync changes one that runs.
+func (s *Server) tuneResync(w http.ResponseWriter, r *request) error {
+	var in TuneRequest
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if in.Limit == nil && in.Pause == nil {
+		return &fieldError{field: "limit", msg: "missing: expected limit, pause or both"}
+	}
+	if in.Limit != nil && *in.Limit < 0 {
+		return &fieldError{field: "limit", msg: fmt.Sprintf("%d: expected bytes a second, or 0 for no limit", *in.Limit)}
+	}
+	if err := s.opts.Node.TuneResync(r.Context(), r.vm, in.ResyncTune); err != nil {
+		return err
+	}
+	s.remark(r, "tune-resync", in.Reason)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 func (s *Server) unprotect(w http.ResponseWriter, r *request) error {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/coloctl/coloctl/colo"
@@ -109,6 +110,32 @@ func (s *Server) peerReport(w http.ResponseWriter, r *request, do func(context.C
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
+
+func (s *Server) peerSums(w http.ResponseWriter, r *request) error {
+	var in colo.SumsRequest
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if in.VM == "" {
+		return &fieldError{field: "vm", msg: "missing"}
+	}
+	if in.Length < 0 || in.Length > maxSums {
+		return &fieldError{field: "length", msg: fmt.Sprintf("%d: expected up to %d bytes", in.Length, maxSums)}
+	}
+	if err := sentBy(r, in.From); err != nil {
+		return err
+	}
+	r.vm = in.VM
+	out, err := s.opts.Node.AsPeer().Sums(r.Context(), in)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+// maxSums is the largest part of a disk that is hashed for one request.
+const maxSums = 64 << 20
 
 func (s *Server) peerArbiter(w http.ResponseWriter, r *request) error {
 	var in fence.Message

@@ -110,6 +110,12 @@ func (p *Peer) ReportChannelLost(ctx context.Context, r colo.Report) error {
 	return p.post(ctx, peerAsk, "report-channel-lost", r, nil)
 }
 
+// Sums implements [colo.Peer].
+func (p *Peer) Sums(ctx context.Context, r colo.SumsRequest) (out colo.SumsReply, err error) {
+	err = p.post(ctx, peerPlan, "sums", r, &out)
+	return out, err
+}
+
 // Inquire implements [colo.Peer].
 func (p *Peer) Inquire(ctx context.Context, vm string) (out colo.PeerVM, err error) {
 	err = p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: peerPath("vms", vm)}, nil, &out)

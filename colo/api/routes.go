@@ -61,6 +61,7 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/unprotect", least: pki.Operator, query: actionQuery, change: true, do: (*Server).unprotect},
 	{method: "POST", path: "/v1/vms/{vm}/switchover", least: pki.Operator, query: actionQuery, change: true, do: (*Server).switchover},
 	{method: "POST", path: "/v1/vms/{vm}/resync", least: pki.Operator, query: actionQuery, change: true, do: (*Server).resync},
+	{method: "PATCH", path: "/v1/vms/{vm}/resync", least: pki.Operator, change: true, do: (*Server).tuneResync},
 	{method: "POST", path: "/v1/vms/{vm}/failover", least: pki.Admin, query: actionQuery, change: true, do: (*Server).failover},
 
 	{method: "GET", path: "/v1/operations", least: pki.Viewer, query: []string{"vm"}, do: (*Server).listOperations},
@@ -75,6 +76,7 @@ var routes = []route{
 	{method: "POST", path: "/v1/peer/take-over", least: pki.Node, change: true, do: (*Server).peerTakeOver},
 	{method: "POST", path: "/v1/peer/report-dead", least: pki.Node, change: true, do: (*Server).peerReportDead},
 	{method: "POST", path: "/v1/peer/report-channel-lost", least: pki.Node, change: true, do: (*Server).peerReportChannelLost},
+	{method: "POST", path: "/v1/peer/sums", least: pki.Node, do: (*Server).peerSums},
 	{method: "POST", path: "/v1/peer/arbiter", least: pki.Node, do: (*Server).peerArbiter},
 }
 

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -251,6 +252,7 @@ func (c *simCopy) step(ctx context.Context, k opKind, need stage, lo, hi time.Du
 }
 
 func (c *simCopy) SyncDisks(ctx context.Context, r colo.SyncRequest) error {
+	var x *session
 	err := c.e.doOn(ctx, opQMP, c.p, ms, 3*ms, func() error {
 		c.ending = false
 		if c.p.sess != nil {
@@ -260,12 +262,31 @@ func (c *simCopy) SyncDisks(ctx context.Context, r colo.SyncRequest) error {
 		if err != nil {
 			return err
 		}
-		x := newSession(c.p, s, r.Mode == blockrepl.Full)
-		x.copyDisks(3) // half-way
+		switch {
+		case r.Mode == blockrepl.Full:
+			c.p.bitmap = nil
+		case r.Mode == blockrepl.Checksum && len(r.From) == 0:
+			c.p.bitmap = &[blocks]bool{}
+		case c.p.bitmap == nil:
+			return errors.New("no bitmap")
+		}
+		x = newSession(c.p, s, r.Mode == blockrepl.Full)
+		x.mode = r.Mode
+		if r.Mode != blockrepl.Checksum {
+			x.copyDisks(3) // half-way
+		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if r.Mode == blockrepl.Checksum {
+		if err := c.compare(ctx, r); err != nil {
+			return err
+		}
+		if err := c.step(ctx, opSync, syncing, ms, 30*ms, func(x *session) error { x.copyDisks(3); return nil }); err != nil {
+			return err
+		}
 	}
 	return c.step(ctx, opSync, syncing, 30*ms, 300*ms, func(x *session) error {
 		x.copyDisks(1)
@@ -275,16 +296,69 @@ func (c *simCopy) SyncDisks(ctx context.Context, r colo.SyncRequest) error {
 	})
 }
 
+// compare puts on record which blocks differ, a few at a time. Offsets are numbers of blocks.
+func (c *simCopy) compare(ctx context.Context, r colo.SyncRequest) error {
+	const few = 2
+	for b := int(r.From["vda"]); b < blocks; b += few {
+		theirs, err := r.Sums(ctx, "vda", int64(b), few)
+		if err != nil {
+			return err
+		}
+		err = c.step(ctx, opSync, syncing, ms, 20*ms, func(x *session) error {
+			for i := range few {
+				if binary.BigEndian.Uint32(theirs[4*i:]) != c.p.view[b+i] {
+					c.p.bitmap[b+i] = true
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		r.Save("vda", int64(b+few))
+		r.Progress(blockrepl.Progress{Disk: "vda", Phase: blockrepl.Comparing, Done: int64(b + few), Total: blocks})
+	}
+	return nil
+}
+
+func (c *simCopy) TuneSync(context.Context, int64, bool) error { return nil }
+
+// Sums are the contents themselves.
+func (c *simCopy) Sums(ctx context.Context, _ string, offset, length int64) (out []byte, err error) {
+	err = c.e.doOn(ctx, opQMP, c.p, 200*time.Microsecond, 5*ms, func() error {
+		if !c.p.standby {
+			return errors.New("not a standby")
+		}
+		for _, v := range c.p.h.image[offset : offset+length] {
+			out = binary.BigEndian.AppendUint32(out, v)
+		}
+		return nil
+	})
+	return out, err
+}
+
 // copyDisks copies one in so many of the blocks that are to be copied.
 func (x *session) copyDisks(oneIn int) {
 	for b := range blocks {
 		if b%oneIn != 0 || !x.full && !x.p.bitmap[b] {
 			continue
 		}
-		x.s.h.image[b] = x.p.view[b]
-		if !x.full {
-			x.p.bitmap[b] = false
-		}
+		x.send(b)
+	}
+}
+
+// send copies a block. That it is durable there is another matter.
+func (x *session) send(b int) {
+	h := x.s.h
+	if h.loose == nil {
+		h.loose = map[int]uint32{}
+	}
+	if _, ok := h.loose[b]; !ok {
+		h.loose[b] = h.image[b]
+	}
+	h.image[b] = x.p.view[b]
+	if !x.full {
+		x.p.bitmap[b], x.p.held[b] = false, true
 	}
 }
 
@@ -301,18 +375,16 @@ func (c *simCopy) CopyMemory(ctx context.Context, _ colo.Endpoint) error {
 }
 
 func (c *simCopy) SwitchDisks(ctx context.Context) (colo.SyncResult, error) {
-	res := colo.SyncResult{Mode: blockrepl.Bitmap}
+	res := colo.SyncResult{}
 	return res, c.step(ctx, opSwitch, copied, 2*ms, 10*ms, func(x *session) error {
-		if x.full {
-			res.Mode = blockrepl.Full
-		}
+		res.Mode = x.mode
 		for b := range blocks {
 			if x.dirty[b] && x.full || !x.full && x.p.bitmap[b] {
-				x.s.h.image[b] = x.p.view[b]
+				x.send(b)
 				x.dirty[b] = false
 			}
 		}
-		if x.p.bitmap == nil || !x.full {
+		if x.full {
 			x.p.bitmap = &[blocks]bool{}
 		}
 		x.stage = switched

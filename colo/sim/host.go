@@ -80,8 +80,9 @@ type Host struct {
 	gated    bool      // what COLO doesn't hold needs a lease
 	leased   time.Time // the lease's end
 	image    image
-	made     bool // the image exists
-	slowDisk bool // of the state folder
+	made     bool           // the image exists
+	loose    map[int]uint32 // what was written to the image and is not durable, by block: what was there before
+	slowDisk bool           // of the state folder
 	disk     *records
 
 	ios   int // operations of the engine so far
@@ -313,6 +314,12 @@ func (h *Host) powerOff() {
 	if h.proc != nil {
 		h.proc.die()
 	}
+	for b := range blocks { // not in the map's order, which is another one each time
+		if old, ok := h.loose[b]; ok && h.w.chance(h.actor(opStore), 50) {
+			h.image[b] = old
+		}
+	}
+	h.loose = nil
 	h.joined = false
 	h.w.poke()
 }

@@ -44,6 +44,9 @@ func (l launcher) Launch(ctx context.Context, r colo.LaunchRequest) (colo.Copy, 
 		}
 		e.h.joined = false
 		p = e.h.newProc(r.Standby)
+		if r.Standby {
+			e.h.loose = nil // the images are made durable
+		}
 		return nil
 	})
 	if err == nil { // now its sockets

@@ -68,12 +68,20 @@ var guards = []mutant{
 	},
 	{
 		"the peer counts only once COLO is proven", "plan_protect.go",
-		"m.update(func(v *state.VM) { v.Base = nil })",
-		"m.update(func(v *state.VM) { v.Base = nil })\n\t\t\t\tif _, err := m.admit(ctx, to.Name); err != nil {\n\t\t\t\t\treturn err\n\t\t\t\t}",
+		"				return m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)",
+		"				if _, err := m.admit(ctx, to.Name); err != nil {\n\t\t\t\t\treturn err\n\t\t\t\t}\n\t\t\t\treturn m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)",
 	},
 	{
-		"a bitmap counts only for the disks it is about", "plan_protect.go",
-		"		if why != \"\" {\n\t\t\treturn blockrepl.Full", "		if !covered {\n\t\t\treturn blockrepl.Full",
+		"a bitmap counts only for the disks it is about", "resync.go",
+		"case rec.Base != nil && rec.Base.Peer == peer && reply.SyncedAt != 0 && reply.SyncedAt == rec.Base.Generation:", "case covered:",
+	},
+	{
+		"a resync goes on only where nothing else has written", "resync.go",
+		"reply.Resync == r.ID && r.Mode == string(blockrepl.Checksum) && len(r.Compared) > 0:", "len(r.Compared) > 0:",
+	},
+	{
+		"a bitmap resync is on record before it sends anything", "resync.go",
+		"		v.Base = nil\n", "",
 	},
 	{
 		"a start asks whether the other copy runs", "plan_survive.go",

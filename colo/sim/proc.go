@@ -33,6 +33,7 @@ type proc struct {
 	ram           [clients]uint32
 	epoch         int           // counts the boots of the guest: what was in memory only ends with it
 	bitmap        *[blocks]bool // what was written since the other side's disks were equal
+	held          [blocks]bool  // what was sent to the other side and is not known to be durable there
 	sess          *session
 
 	copies  []*simCopy // of the daemons that look after it

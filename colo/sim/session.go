@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
 )
 
@@ -24,6 +25,7 @@ type session struct {
 	w     *World
 	p, s  *proc
 	stage stage
+	mode  blockrepl.Mode
 	full  bool
 	dirty [blocks]bool // written here and not yet there
 
@@ -291,6 +293,7 @@ func (x *session) advance(n int) {
 	if !x.committed {
 		x.committed = true
 		x.copyState()
+		x.s.h.loose, x.p.held = nil, [blocks]bool{} // both disks are flushed
 		x.s.paused, x.s.cpBegin, x.s.cpLast = false, time.Time{}, time.Now()
 		x.s.cpCount++
 		x.w.in(x.w.between(actorSession, 500*time.Microsecond, 2*time.Millisecond), func() { x.advance(n) })
@@ -314,6 +317,12 @@ func (x *session) release() {
 	x.leave(p)
 	x.checking, p.cpBegin = false, time.Time{}
 	p.mode = "none"
+	for b := range blocks {
+		if p.bitmap != nil && p.held[b] {
+			p.bitmap[b] = true
+		}
+	}
+	p.held = [blocks]bool{}
 	if wasColo {
 		for _, k := range take(&x.executed) {
 			x.w.lan.output(p, k)

@@ -183,6 +183,10 @@ func (r *remote) Prepare(ctx context.Context, q colo.PrepareRequest) (colo.Prepa
 	})
 }
 
+func (r *remote) Sums(ctx context.Context, q colo.SumsRequest) (colo.SumsReply, error) {
+	return call(r, ctx, "sums", func(ctx context.Context, p colo.Peer) (colo.SumsReply, error) { return p.Sums(ctx, q) })
+}
+
 func (r *remote) Inquire(ctx context.Context, vm string) (colo.PeerVM, error) {
 	return call(r, ctx, "inquire", func(ctx context.Context, p colo.Peer) (colo.PeerVM, error) { return p.Inquire(ctx, vm) })
 }

@@ -108,6 +108,8 @@ type Copy struct {
 	other  *Copy // in COLO with it
 	joined bool
 	begun  time.Time // of COLO
+	speed  int64
+	paused bool
 }
 
 var errDead = errors.New("this copy has ended")
@@ -214,6 +216,26 @@ func (c *Copy) Listen(_ context.Context, at colo.Endpoint) error {
 	defer w.mu.Unlock()
 	w.standbys[key(at)] = c
 	return nil
+}
+
+// Sums has nothing to hash: every disk is all zeroes.
+func (c *Copy) Sums(_ context.Context, _ string, _, length int64) ([]byte, error) {
+	return make([]byte, (length+blockrepl.HashBlock-1)/blockrepl.HashBlock*blockrepl.SumSize), nil
+}
+
+// TuneSync remembers what it was told, see [Copy.Tuned].
+func (c *Copy) TuneSync(_ context.Context, speed int64, paused bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.speed, c.paused = speed, paused
+	return nil
+}
+
+// Tuned returns what the last TuneSync was told.
+func (c *Copy) Tuned() (speed int64, paused bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.speed, c.paused
 }
 
 func (c *Copy) Promote(context.Context) error { c.leave(); return nil }
