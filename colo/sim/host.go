@@ -236,6 +236,10 @@ func (h *Host) startDaemon() {
 		<-before
 		n, err := colo.NewNode(e.ctx, e.config())
 		if err == nil {
+			if w.story { // before anything can wait: what the node says first belongs to the story
+				events := n.Watch(context.Background())
+				w.wg.Go(func() { w.follow(h, events) })
+			}
 			err = n.Connect(&remote{e, h.other()}, h.other().info())
 		}
 		w.mu.Lock()
@@ -247,17 +251,14 @@ func (h *Host) startDaemon() {
 		e.node = n
 		w.poke()
 		w.mu.Unlock()
-		if w.story {
-			w.wg.Go(func() { w.follow(h, n) })
-		}
 		<-e.dead
 		_ = n.Close()
 	})
 }
 
 // follow puts the engine's own words into the story.
-func (w *World) follow(h *Host, n *colo.Node) {
-	for ev := range n.Watch(context.Background()) {
+func (w *World) follow(h *Host, events <-chan colo.Event) {
+	for ev := range events {
 		if ev.Kind == "progress" {
 			continue
 		}
