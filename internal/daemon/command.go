@@ -80,6 +80,9 @@ func (p Program) run(args []string) error {
 	default:
 		rest = args
 	}
+	if verb == "run" && len(rest) == 1 && (rest[0] == "--version" || rest[0] == "-version") {
+		verb, rest = "version", nil
+	}
 	file := "/etc/coloctl/colod.yaml"
 	if verb == "witness" || verb == "witness check" {
 		file = "/etc/coloctl/witness.yaml"

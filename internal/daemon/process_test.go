@@ -155,6 +155,7 @@ func TestRefusals(t *testing.T) {
 		want   string
 	}{
 		{"version", nil, []string{"version"}, 0, "colod test"},
+		{"version as a flag", nil, []string{"--version"}, 0, "colod test"},
 		{"help", nil, []string{"--help"}, 0, "usage: colod"},
 		{"no such command", nil, []string{"start"}, 2, `unknown command "start"`},
 		{"no such flag", nil, []string{"run", "--conf", "x"}, 2, "usage: colod"},

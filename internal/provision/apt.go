@@ -109,7 +109,7 @@ func (c *cache) prepareApt(ctx context.Context) error {
 	mirror := c.mirror
 	if mirror == "" {
 		var err error
-		if mirror, err = machineMirror(ctx); err != nil {
+		if mirror, err = MachineMirror(ctx); err != nil {
 			return err
 		}
 	}
@@ -273,8 +273,8 @@ func parseURIs(output string) ([]debFile, error) {
 	return files, nil
 }
 
-// machineMirror returns the Debian mirror of the machine's own apt.
-func machineMirror(ctx context.Context) (string, error) {
+// MachineMirror returns the Debian mirror of the machine's own apt.
+func MachineMirror(ctx context.Context) (string, error) {
 	output, err := command(ctx, "apt-get", "indextargets",
 		"--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)|$(RELEASE)|$(COMPONENT)", "Identifier: Packages").Output()
 	if err == nil && !bytes.Contains(output, []byte("|")) {

@@ -1,0 +1,184 @@
+// Package packaging holds what the deb and rpm are made from. The tests build them, install the deb into a clean Debian system and boot machines of it.
+package packaging
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coloctl/coloctl/internal/machine"
+)
+
+// work is shared by the tests of one run: the packages, and a system with the deb in it.
+var work struct {
+	dir     string
+	build   sync.Once
+	deb     string
+	rpm     string
+	system  sync.Once
+	sysPath string
+	err     error
+}
+
+func TestMain(m *testing.M) {
+	var err error
+	// Not in memory: a system has half a gigabyte.
+	if work.dir, err = os.MkdirTemp("/var/tmp", "coloctl-packaging-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(work.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+func run(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out.String())
+	}
+	return out.String()
+}
+
+// packages builds both once.
+func packages(t *testing.T) (deb, rpm string) {
+	t.Helper()
+	work.build.Do(func() {
+		out := filepath.Join(work.dir, "dist")
+		run(t, exec.CommandContext(t.Context(), "./build", out))
+		work.deb, work.rpm = only(t, out, "*.deb"), only(t, out, "*.rpm")
+	})
+	if work.deb == "" || work.rpm == "" {
+		t.Fatal("the packages were not built")
+	}
+	return work.deb, work.rpm
+}
+
+func only(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s in %s: %q, %v", pattern, dir, found, err)
+	}
+	return found[0]
+}
+
+func sum(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(data))
+}
+
+// TestReproducible builds the same source again: in another folder, at another time, with another umask and time zone.
+func TestReproducible(t *testing.T) {
+	deb, rpm := packages(t)
+	copied, out := t.TempDir(), t.TempDir()
+	run(t, exec.CommandContext(t.Context(), "sh", "-c", `cd .. && git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- --ignore-failed-read -c | tar -C "$0" -x --touch`, copied))
+	git := func(args ...string) string {
+		return strings.TrimSpace(run(t, exec.CommandContext(t.Context(), "git", args...)))
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `umask 077 && exec packaging/build "$0"`, out)
+	cmd.Dir = copied
+	cmd.Env = append(os.Environ(), "VERSION="+git("describe", "--tags", "--always", "--dirty"), "SOURCE_DATE_EPOCH="+git("log", "-1", "--format=%ct"),
+		"TZ=Asia/Kathmandu", "LC_ALL=C.UTF-8")
+	run(t, cmd)
+	for _, f := range []string{deb, rpm} {
+		again := filepath.Join(out, filepath.Base(f))
+		if sum(t, f) != sum(t, again) {
+			t.Errorf("%s: %s the first time, then %s", filepath.Base(f), sum(t, f), sum(t, again))
+		}
+	}
+}
+
+// TestContents looks into the deb without installing it.
+func TestContents(t *testing.T) {
+	deb, _ := packages(t)
+	if _, err := exec.LookPath("dpkg-deb"); err != nil {
+		t.Skip("no dpkg-deb here")
+	}
+	list := run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-c", deb))
+	for _, want := range []string{
+		"-rwxr-xr-x root/root", "./usr/bin/coloctl\n", "./usr/bin/colod\n", "./usr/libexec/coloctl/guest-init\n", "./usr/lib/systemd/system/colod.service\n",
+		"./usr/lib/systemd/system/colod-witness.service\n", "./usr/share/man/man8/coloctl.8.gz\n", "./usr/share/man/man8/colod.8.gz\n",
+		"./usr/share/bash-completion/completions/coloctl\n", "./usr/share/doc/coloctl/examples/daemon/n1.yaml\n", "./usr/share/doc/coloctl/copyright\n",
+	} {
+		if !strings.Contains(list, want) {
+			t.Errorf("missing: %q", want)
+		}
+	}
+	control := run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-I", deb))
+	if !strings.Contains(control, "conffiles") || !strings.Contains(control, "Recommends: qemu-system-x86") {
+		t.Error(control)
+	}
+}
+
+// system is a clean Debian with the deb in it, installed as docs/quick-start.md says.
+func system(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes a Debian system")
+	}
+	deb, _ := packages(t)
+	work.system.Do(func() {
+		begun := time.Now()
+		dir := filepath.Join(work.dir, "system")
+		if work.err = machine.Make(t.Context(), dir, machine.Options{Release: "trixie", Packages: []string{"iproute2"}}); work.err != nil {
+			return
+		}
+		t.Logf("a clean system after %v", time.Since(begun).Round(time.Second))
+		if work.err = os.Link(deb, filepath.Join(dir, "root", filepath.Base(deb))); work.err != nil {
+			return
+		}
+		block := guideBlock(t, "install")
+		out, err := machine.Chroot(t.Context(), dir, "sh", "-exc", "cd /root\napt-get -qq update\n"+strings.ReplaceAll(block, "apt install", "apt-get -qq -y --no-install-suggests install")).CombinedOutput()
+		if err != nil {
+			work.err = fmt.Errorf("install: %w\n%s", err, out)
+			return
+		}
+		t.Logf("the package and what it wants after %v", time.Since(begun).Round(time.Second))
+		work.sysPath = dir
+	})
+	if errors.Is(work.err, machine.ErrMissing) && os.Getenv("CI") != "true" {
+		t.Skip(work.err)
+	}
+	if work.err != nil || work.sysPath == "" {
+		t.Fatalf("no system: %v", work.err)
+	}
+	return work.sysPath
+}
+
+// TestInstalled: what the package put there works, and systemd likes its units.
+func TestInstalled(t *testing.T) {
+	dir := system(t)
+	in := func(argv ...string) string { t.Helper(); return run(t, machine.Chroot(t.Context(), dir, argv...)) }
+	want := in("coloctl", "version")
+	if got := in("colod", "--version"); !strings.Contains(want, strings.Fields(got)[1]) || strings.Contains(got, "devel") {
+		t.Errorf("colod says %q, coloctl %q", got, want)
+	}
+	for _, unit := range []string{"colod.service", "colod-witness.service"} {
+		if said := in("systemd-analyze", "verify", "--man=no", unit); strings.Contains(said, "colo") {
+			t.Errorf("%s: %s", unit, said)
+		}
+	}
+	if group := in("getent", "group", "coloctl"); !strings.HasPrefix(group, "coloctl:") {
+		t.Error(group)
+	}
+	if said := in("sh", "-c", "dpkg --verify coloctl && dpkg -s coloctl | grep ^Status"); !strings.Contains(said, "install ok installed") {
+		t.Error(said)
+	}
+	in("bash", "-nc", ". /usr/share/bash-completion/completions/coloctl")
+}
