@@ -7,13 +7,16 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 # QEMU and the guest's kernel: the machine's own where they are fit, otherwise in the user's cache folder.
 TOOLS    = set -a && eval "$$($(GO) run ./internal/provision/cmd/provision --env)" && set +a
 
-.PHONY: all build demo test sim bench lint fuzz clean
+.PHONY: all build packages demo test sim bench lint fuzz clean
 all: build
 
 build: ## binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o $(BIN)/ ./cmd/...
 	cd cmd/colod-etcd && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags="$(LDFLAGS)" -o ../../$(BIN)/ .
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/guest-init ./internal/guest/init
+
+packages: ## deb and rpm in dist/; the same commit gives the same bytes
+	packaging/build dist
 
 demo: build ## the story: a VM loses its host, goes on, and is protected again
 	$(BIN)/coloctl lab provision
@@ -39,4 +42,4 @@ fuzz: ## each fuzz target for a while
 		$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(T),30s) $$p || exit 1; done; done
 
 clean:
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist
