@@ -419,6 +419,10 @@ func (m *machine) silentIn() time.Duration {
 	if last.IsZero() { // none was seen yet: a daemon that has just started has to wait for one
 		last = since
 	}
+	// What QEMU has said while this node was stalled is not read yet: it is in the place of a daemon that has just started.
+	if woke := m.n.woke.Load(); woke != nil && woke.After(last) {
+		last = *woke
+	}
 	return delay + m.n.cfg.HeartbeatInterval - time.Since(last)
 }
 

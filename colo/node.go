@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -113,6 +114,7 @@ type Node struct {
 	ctx      context.Context
 	stop     context.CancelCauseFunc
 	wg       sync.WaitGroup
+	woke     atomic.Pointer[time.Time] // when this node last found that it had been stalled; nil: never
 	began    time.Time
 
 	mu       sync.Mutex

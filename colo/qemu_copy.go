@@ -219,6 +219,29 @@ func (c *qemuCopy) lost(text string) {
 	}
 }
 
+// awakeness tells for how long a loop that should run often has waited for something, without the time in which it was stalled itself: what it
+// waits for may have come meanwhile, unread.
+type awakeness struct {
+	every time.Duration // a longer pause is a stall
+	last  time.Time     // when the loop ran last
+	woke  time.Time     // the end of its last stall
+}
+
+func (a *awakeness) note(now time.Time) {
+	if now.Sub(a.last) > a.every {
+		a.woke = now
+	}
+	a.last = now
+}
+
+// since is how long ago a moment is at the time that was noted last, at most back to the end of the last stall.
+func (a *awakeness) since(t time.Time) time.Duration {
+	if t.Before(a.woke) {
+		t = a.woke
+	}
+	return a.last.Sub(t)
+}
+
 // watch asks QEMU now and then whether it lives. A main loop that stands still while QEMU is in COLO means that the peer does, because
 // QEMU waits for it; a QEMU that does not even answer out of band is itself the one that stands still.
 func (c *qemuCopy) watch() {
@@ -231,6 +254,7 @@ func (c *qemuCopy) watch() {
 		frozen  int
 		hung    bool
 		stuckAt time.Time // checkpoint that was reported
+		awake   = awakeness{every: hang / 2, last: time.Now()}
 	)
 	for {
 		select {
@@ -248,12 +272,13 @@ func (c *qemuCopy) watch() {
 		} else {
 			frozen = 0
 		}
-		late := !asked.IsZero() && time.Since(asked) > hang
+		awake.note(time.Now())
+		late := !asked.IsZero() && awake.since(asked) > hang
 		if (late || frozen >= 2) && !hung {
 			hung = true
 			c.tell(Hung, map[bool]string{true: "QEMU was stopped", false: fmt.Sprintf("QEMU has not answered for %s", hang)}[frozen >= 2])
 		}
-		if begin := c.cp.running(); !begin.IsZero() && !begin.Equal(stuckAt) && time.Since(begin) > hang && frozen == 0 && !late {
+		if begin := c.cp.running(); !begin.IsZero() && !begin.Equal(stuckAt) && awake.since(begin) > hang && frozen == 0 && !late {
 			stuckAt = begin
 			c.lost(fmt.Sprintf("a checkpoint has not ended for %s", hang))
 		}

@@ -15,6 +15,10 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 			n.events.send(Event{Time: time.Now(), Node: n.cfg.Name, Kind: "peer", Text: ev.String(), Fields: map[string]any{"event": ev.Kind, "path": ev.Path}})
 			var text string
 			switch {
+			case ev.Kind == heartbeat.Stalled:
+				now := time.Now()
+				n.woke.Store(&now)
+				continue
 			case ev.Kind == heartbeat.PeerLost:
 				text = "no heartbeat on any link"
 			case ev.Kind == heartbeat.PathDown && ev.Status.State == heartbeat.Alive && len(ev.Status.Down()) == len(ev.Status.Paths):

@@ -59,16 +59,40 @@ func findDaemon(ctx context.Context, name string) (string, error) {
 	return buildDaemon(ctx, name, false)
 }
 
-// buildDaemon builds it from the source tree that this file was compiled in.
+// sourceTree returns the folder of this module's source: the one that this file was compiled in, which a program built with -trimpath doesn't
+// know, the one above this program's folder, or the working folder.
+func sourceTree() (string, error) {
+	_, here, _, _ := runtime.Caller(0)
+	roots := []string{filepath.Join(filepath.Dir(here), "..", "..")}
+	if self, err := os.Executable(); err == nil {
+		roots = append(roots, filepath.Join(filepath.Dir(self), ".."))
+	}
+	if wd, err := os.Getwd(); err == nil {
+		roots = append(roots, wd)
+	}
+	for _, root := range roots {
+		text, err := os.ReadFile(filepath.Join(root, "go.mod"))
+		if err == nil && filepath.IsAbs(root) && bytes.HasPrefix(text, []byte("module github.com/coloctl/coloctl\n")) {
+			return root, nil
+		}
+	}
+	return "", fmt.Errorf("the source tree of coloctl: %w", fs.ErrNotExist)
+}
+
+// buildDaemon builds it from the source tree.
 func buildDaemon(ctx context.Context, name string, clock bool) (string, error) {
 	missing := func(err error) error {
-		return &PreconditionError{Op: "find " + name, Err: err, Remedy: fmt.Sprintf("Put %s beside this program (make build makes both) or set %s.", name, DaemonVariable)}
+		remedy := fmt.Sprintf("Put %s beside this program (make build makes both) or set %s.", name, DaemonVariable)
+		if clock {
+			remedy = "This scenario builds a colod of its own: run it in the source tree, with Go."
+		}
+		return &PreconditionError{Op: "build " + name, Err: err, Remedy: remedy}
 	}
-	_, here, _, _ := runtime.Caller(0)
-	source := filepath.Join(filepath.Dir(here), "..", "..", "cmd", name)
-	if _, err := os.Stat(filepath.Join(source, "main.go")); err != nil {
-		return "", missing(fmt.Errorf("%s: %w", name, exec.ErrNotFound))
+	root, err := sourceTree()
+	if err != nil {
+		return "", missing(err)
 	}
+	source := filepath.Join(root, "cmd", name)
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", missing(err)
