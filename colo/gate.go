@@ -189,5 +189,6 @@ func (n *Node) leases() {
 		for _, m := range all {
 			m.renew(n.ctx)
 		}
+		n.leasedAt.Store(time.Now().UnixNano())
 	}
 }

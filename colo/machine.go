@@ -100,6 +100,10 @@ func (m *machine) run(ctx context.Context) {
 		case <-m.quit:
 			return
 		case msg := <-m.in:
+			if msg.kind == evPing {
+				msg.answer(nil)
+				continue
+			}
 			m.handle(ctx, msg)
 		}
 	}

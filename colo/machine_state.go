@@ -19,6 +19,7 @@ type marks struct {
 	secondary bool      // this copy was the secondary
 	deferred  time.Time // when the primary last had the chance to claim first
 	yield     bool      // this copy ended by itself: the peer is to be told
+	cut       bool      // its tap is out of the bridge
 }
 
 // note keeps what later plans need to know of a transition.

@@ -81,7 +81,7 @@ func (c *NodeConfig) check() error {
 		}
 	}
 	if c.Records == nil && c.Store != nil {
-		c.Records = storeRecords{c.Store}
+		c.Records = storeRecords{c.Store, state.PortRange(c.Ports)}
 	}
 	switch {
 	case !vmName.MatchString(c.Name):
@@ -116,6 +116,7 @@ type Node struct {
 	wg       sync.WaitGroup
 	woke     atomic.Pointer[time.Time] // when this node last found that it had been stalled; nil: never
 	began    time.Time
+	leasedAt atomic.Int64 // when the leases of all VMs were last looked after, in nanoseconds since 1970
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -156,6 +157,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	}
 	n.ctx, n.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.ledger = newLedger(cfg.Records, cfg.Log)
+	n.leasedAt.Store(n.began.UnixNano())
 	n.wg.Go(n.leases)
 	vms, err := cfg.Records.List()
 	if err != nil {

@@ -24,8 +24,11 @@ func (m *machine) claimPlan() *Plan {
 	steps := []Step{{Name: "cut the tap", Do: func(ctx context.Context) error {
 		m.silenced(ctx)
 		if c := m.current(); c != nil {
-			return c.Cut(ctx)
+			if err := c.Cut(ctx); err != nil {
+				return err
+			}
 		}
+		m.noteCut(true)
 		return nil
 	}}}
 	if k.claims > 0 {
@@ -72,11 +75,16 @@ func (m *machine) replicationLives(ctx context.Context) error {
 		if !m.peerIsSecondary(ctx) {
 			return nil // it may be going on this very moment
 		}
+		m.noteCut(false)
 		if err := c.Join(ctx); err != nil {
 			return err
 		}
 		if !lives() { // the loss became certain meanwhile
-			return c.Cut(ctx)
+			if err := c.Cut(ctx); err != nil {
+				return err
+			}
+			m.noteCut(true)
+			return nil
 		}
 	}
 	return errRevived
@@ -191,6 +199,14 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errUndecided, err)
+}
+
+// noteCut notes whether the copy is silent for as long as it is not decided who goes on.
+func (m *machine) noteCut(cut bool) {
+	m.mu.Lock()
+	m.marks.cut = cut
+	m.wake()
+	m.mu.Unlock()
 }
 
 // deferred notes that the primary has just had its chance.

@@ -26,7 +26,14 @@ type RecordsTx interface {
 }
 
 // storeRecords makes Records of a Store.
-type storeRecords struct{ *state.Store }
+type storeRecords struct {
+	*state.Store
+	ports state.PortRange // the node's
+}
+
+func (s storeRecords) Ports(vm string, uses []string, usable func(port int) bool) (map[string]int, error) {
+	return s.PortsIn(s.ports, vm, uses, usable)
+}
 
 func (s storeRecords) Write(do func(RecordsTx) error) error {
 	return s.Do(func(tx *state.Tx) error { return do(tx) })

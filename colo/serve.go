@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -303,4 +304,35 @@ func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
 	}
 	rec, _ := m.info()
 	return PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Running: m.current() != nil}, nil
+}
+
+// Consent says whether this node agrees to a record that leaves its own copy out: only while that is silent and stays so. It is for an arbiter that asks both nodes
+// (package fence). An error means that the peer has to wait and ask again; it will see the copy cut its tap, or hear that it is dead.
+func (n *Node) Consent(ctx context.Context, next arbiter.Record) error {
+	if next.Has(n.cfg.Name) {
+		return nil
+	}
+	rec := next
+	rec.Generation = math.MaxUint64 // whatever is known here
+	m, err := n.serving(ctx, rec)
+	switch {
+	case errors.Is(err, ErrNoVM):
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := m.known(); err != nil {
+		return err
+	}
+	switch s := m.State(); s {
+	case Stopped, Outdated, Standby, Secondary:
+		return nil
+	case Arbitrating:
+		if m.marked().cut {
+			return nil
+		}
+		return fmt.Errorf("%s on %s: its tap is not cut yet", m.name, n.cfg.Name)
+	default:
+		return fmt.Errorf("%s on %s is %s: its copy may still speak", m.name, n.cfg.Name, s)
+	}
 }

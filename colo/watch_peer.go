@@ -11,6 +11,10 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 	sub := mon.Subscribe(64)
 	n.wg.Go(func() {
 		for ev := range sub.C() {
+			if ev.Kind == heartbeat.PathBroken {
+				n.pathBroken(ev)
+				continue
+			}
 			n.cfg.Log.Info("heartbeat", "node", n.cfg.Name, "event", ev.String())
 			n.events.send(Event{Time: time.Now(), Node: n.cfg.Name, Kind: "peer", Text: ev.String(), Fields: map[string]any{"event": ev.Kind, "path": ev.Path}})
 			var text string

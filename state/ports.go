@@ -28,6 +28,14 @@ type portRecord struct {
 // it, for instance because another program listens there; it runs inside the transaction and must be quick.
 // [ErrNoPorts] if the range is used up.
 func (tx *Tx) Ports(vm string, uses []string, usable func(port int) bool) (map[string]int, error) {
+	return tx.PortsIn(tx.s.opt.Ports, vm, uses, usable)
+}
+
+// PortsIn is Ports with another range than the store's.
+func (tx *Tx) PortsIn(within PortRange, vm string, uses []string, usable func(port int) bool) (map[string]int, error) {
+	if err := within.validate(); err != nil {
+		return nil, err
+	}
 	if vm == "" {
 		return nil, fmt.Errorf("%w: ports for a VM without name", ErrInvalid)
 	}
@@ -49,7 +57,7 @@ func (tx *Tx) Ports(vm string, uses []string, usable func(port int) bool) (map[s
 	}
 	out := make(map[string]int, len(uses))
 	fresh := false
-	port := tx.s.opt.Ports.First
+	port := within.First
 	for _, use := range uses {
 		if use == "" {
 			return nil, fmt.Errorf("%w: port of VM %s without a use", ErrInvalid, vm)
@@ -58,13 +66,13 @@ func (tx *Tx) Ports(vm string, uses []string, usable func(port int) bool) (map[s
 			out[use] = p
 			continue
 		}
-		for ; port <= tx.s.opt.Ports.Last; port++ {
+		for ; port <= within.Last; port++ {
 			if !taken[port] && (usable == nil || usable(port)) {
 				break
 			}
 		}
-		if port > tx.s.opt.Ports.Last {
-			return nil, fmt.Errorf("%w: VM %s needs one for %s in %d-%d", ErrNoPorts, vm, use, tx.s.opt.Ports.First, tx.s.opt.Ports.Last)
+		if port > within.Last {
+			return nil, fmt.Errorf("%w: VM %s needs one for %s in %d-%d", ErrNoPorts, vm, use, within.First, within.Last)
 		}
 		taken[port], fresh = true, true
 		rec.Ports[use], out[use] = port, port
@@ -109,6 +117,12 @@ func (tx *Tx) ReleasePorts(vm string, uses ...string) error {
 // Ports is [Tx.Ports] on its own.
 func (s *Store) Ports(vm string, uses []string, usable func(port int) bool) (out map[string]int, err error) {
 	err = s.Do(func(tx *Tx) error { out, err = tx.Ports(vm, uses, usable); return err })
+	return out, err
+}
+
+// PortsIn is [Tx.PortsIn] on its own.
+func (s *Store) PortsIn(within PortRange, vm string, uses []string, usable func(port int) bool) (out map[string]int, err error) {
+	err = s.Do(func(tx *Tx) error { out, err = tx.PortsIn(within, vm, uses, usable); return err })
 	return out, err
 }
 

@@ -46,6 +46,8 @@ type Config struct {
 	Recovery    Recovery      `yaml:"recovery,omitempty"`
 	Arbiter     Arbiter       `yaml:"arbiter"`
 
+	Watchdog Watchdog `yaml:"watchdog,omitempty"`
+
 	API API `yaml:"api,omitempty"`
 	TLS TLS `yaml:"tls"`
 	Log Log `yaml:"log,omitempty"`
@@ -87,6 +89,12 @@ type Recovery struct {
 	PrimaryFirst colo.Duration `yaml:"primary-first,omitempty"` // how long a last secondary lets the last primary start first; 10s
 	Attempts     int           `yaml:"attempts,omitempty"`      // failures within Window after which a person is needed; 5
 	Window       colo.Duration `yaml:"window,omitempty"`        // 10m
+}
+
+// Watchdog names a device that resets the host when the daemon's engine stands still.
+type Watchdog struct {
+	Device  string        `yaml:"device,omitempty"`  // for example /dev/watchdog; none when empty
+	Timeout colo.Duration `yaml:"timeout,omitempty"` // after which the host is reset; 15s
 }
 
 // API says where the daemon answers.
@@ -189,6 +197,9 @@ func (c *Config) setDefaults(dir string) {
 	setDefault(&c.Heartbeat.Timeout, colo.Duration(400*time.Millisecond))
 	setDefault(&c.HangTimeout, colo.Duration(2*time.Second))
 	setDefault(&c.API.Socket, filepath.Join(c.RunDir, "api.sock"))
+	if c.Watchdog.Device != "" {
+		setDefault(&c.Watchdog.Timeout, colo.Duration(15*time.Second))
+	}
 	c.Log.setDefaults()
 	for i := range c.Peers {
 		setDefault(&c.Peers[i].HeartbeatPort, c.Heartbeat.Port)
@@ -200,7 +211,7 @@ func (c *Config) setDefaults(dir string) {
 
 // paths are all fields that name a file or folder.
 func (c *Config) paths() []*string {
-	out := []*string{&c.StateDir, &c.RunDir, &c.StorageDir, &c.Heartbeat.KeyFile, &c.API.Socket, &c.TLS.Identity, &c.TLS.Trust}
+	out := []*string{&c.StateDir, &c.RunDir, &c.StorageDir, &c.Heartbeat.KeyFile, &c.API.Socket, &c.Watchdog.Device, &c.TLS.Identity, &c.TLS.Trust}
 	if e := c.Arbiter.Etcd; e != nil {
 		out = append(out, &e.CA, &e.Cert, &e.Key, &e.PasswordFile)
 	}
@@ -262,6 +273,12 @@ func (c *Config) validateTimes(bad badFunc) {
 	}
 	if d := time.Duration(c.HangTimeout); d < 100*time.Millisecond || d > 5*time.Minute {
 		bad("hang-timeout", "%s: expected 100ms to 5m", d)
+	}
+	if d := time.Duration(c.Watchdog.Timeout); d != 0 && (d < 2*time.Second || d > 10*time.Minute) {
+		bad("watchdog.timeout", "%s: expected 2s to 10m", d)
+	}
+	if c.Watchdog.Device == "" && c.Watchdog.Timeout != 0 {
+		bad("watchdog.device", "missing: a timeout alone arms nothing")
 	}
 	for field, d := range map[string]colo.Duration{"hold-down": c.Recovery.HoldDown, "primary-first": c.Recovery.PrimaryFirst, "window": c.Recovery.Window} {
 		if d < 0 || time.Duration(d) > 24*time.Hour {

@@ -17,6 +17,7 @@ import (
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter/fence"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/netcompare"
 )
 
 // Finding is one rule that was looked at on this host.
@@ -72,6 +73,11 @@ func (c *Config) Inspect() []Finding {
 	for i, b := range c.Bridges {
 		out.add("bridge "+b, bridges[i], b, "make the bridge; it needs no address of its own")
 	}
+	out.add("gate", netcompare.Host{Netns: c.Netns}.CheckGate(context.Background()), "nftables can silence a tap by itself",
+		"use a kernel with nf_tables and its netdev family (CONFIG_NF_TABLES_NETDEV); without it ARP and IPv6 of a primary whose daemon stands still are not held")
+	if w := c.Watchdog.Device; w != "" {
+		out.add("watchdog", character(w), w, "load the machine's watchdog driver, or softdog, or take watchdog out of the configuration")
+	}
 	out.addListen(c.API.Listen)
 	if f := c.Arbiter.Fence; f != nil {
 		for _, d := range f.Devices {
@@ -105,6 +111,15 @@ func ownAddresses() (map[string]bool, error) {
 		}
 	}
 	return have, err
+}
+
+// character doesn't open the device: that would arm it.
+func character(path string) error {
+	st, err := os.Stat(path)
+	if err == nil && st.Mode()&os.ModeCharDevice == 0 {
+		err = fmt.Errorf("%s is no device", path)
+	}
+	return err
 }
 
 func folder(path string) error {

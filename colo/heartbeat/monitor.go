@@ -175,6 +175,9 @@ func (m *Monitor) arrived(a arrival) {
 	p := a.path
 	switch {
 	case a.sock:
+		if a.err != nil && (p.err == nil || p.err.Error() != a.err.Error()) {
+			m.note(Event{Kind: PathBroken, Path: p.cfg.Name, Err: a.err})
+		}
 		p.conn, p.err = a.conn, a.err
 		p.lastSend = time.Time{} // through a new socket at once
 	case errors.Is(a.err, errWrongKey):

@@ -316,7 +316,7 @@ func TestSocketComesLateAndBreaks(t *testing.T) {
 		_ = last.Close() // as when its interface is taken away
 		mu.Unlock()
 		time.Sleep(2 * time.Second)
-		a.wants("path down link0, peer lost, peer alive, path up link0")
+		a.wants("path broken link0, path down link0, peer lost, peer alive, path up link0")
 	})
 }
 

@@ -17,12 +17,14 @@ const (
 	PathUp        Kind = "path up"        // the path works in both directions
 	PathDown      Kind = "path down"      // it doesn't any more, in at least one
 	Stalled       Kind = "stalled"        // this node was late; suspicions start anew
+	PathBroken    Kind = "path broken"    // it has no socket: another program has its port, or this host lacks its address
 )
 
 // Event is a change.
 type Event struct {
 	Kind   Kind
-	Path   string        // of PathUp and PathDown
+	Path   string        // of PathUp, PathDown and PathBroken
+	Err    error         // of PathBroken: why
 	Late   time.Duration // of Stalled: by how much
 	Time   time.Time
 	Status Status // everything, right after the change
@@ -31,6 +33,8 @@ type Event struct {
 // String is made for logs.
 func (e Event) String() string {
 	switch {
+	case e.Err != nil:
+		return fmt.Sprintf("%s: %v", e.Kind, e.Err)
 	case e.Path != "":
 		return fmt.Sprintf("%s: %s", e.Kind, e.Path)
 	case e.Kind == Stalled:

@@ -28,7 +28,7 @@ type mutant struct {
 var guards = []mutant{
 	{
 		"cut the tap before the claim", "plan_survive.go",
-		"if c := m.current(); c != nil {\n\t\t\treturn c.Cut(ctx)", "if c := m.current(); c == nil {\n\t\t\treturn c.Cut(ctx)",
+		"if c := m.current(); c != nil {\n\t\t\tif err := c.Cut(ctx); err != nil {", "if c := m.current(); c == nil {\n\t\t\tif err := c.Cut(ctx); err != nil {",
 	},
 	{
 		"claim by compare-and-set", "arbiter/arbiter.go",

@@ -36,7 +36,9 @@ type Env struct {
 	Config      *config.Config
 	Credentials *pki.Credentials
 	Peer        *api.Peer // nil without a peer
-	Log         *slog.Logger
+	// Consent says whether this node agrees to a record without its own copy. It may be called only once the daemon serves its peer.
+	Consent func(ctx context.Context, next arbiter.Record) error
+	Log     *slog.Logger
 }
 
 // ArbiterFunc opens an arbiter. It must not need it to answer.
@@ -117,7 +119,7 @@ func openFence(_ context.Context, e Env) (Arbiter, error) {
 	}
 	a, err := fence.New(fence.Options{
 		Node: c.Node, Peer: c.Peers[0].Name, Path: c.FenceFile(), Exchange: e.Peer, Fencers: fencers, Delay: time.Duration(f.Delay),
-		FenceTimeout: time.Duration(f.Timeout), Log: e.Log,
+		FenceTimeout: time.Duration(f.Timeout), Consent: e.Consent, Log: e.Log,
 	})
 	if err != nil {
 		return Arbiter{}, err

@@ -13,7 +13,9 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/api/pki"
+	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/netcompare"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -30,6 +32,7 @@ type node struct {
 	peer  *api.Peer // nil if none is configured
 	greet *greeter
 	look  *looker    // nil without an arbiter
+	gate  error      // why there is none in the kernel
 	fatal chan error // of a part that must not end
 	wg    sync.WaitGroup
 }
@@ -72,6 +75,9 @@ func (p Program) runNode(ctx context.Context, file string, hup <-chan os.Signal)
 	notify := newNotifier(d.log)
 	end.add(func() error { notify.stopping(); return nil })
 	d.wg.Go(func() { notify.watchdog(work, d.healthy) })
+	if err := d.arm(work, &end); err != nil {
+		return err
+	}
 	notify.ready(fmt.Sprintf("%s runs %d VMs' state machines", cfg.Node, len(d.node.VMs())))
 	d.log.Info("ready", "node", cfg.Node, "version", p.Version, "pid", os.Getpid())
 	for {
@@ -108,7 +114,7 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 	if err := folders(c); err != nil {
 		return err
 	}
-	store, err := state.Open(c.StateFile(), &state.Options{Node: c.Node, Ports: state.PortRange(c.Ports)})
+	store, err := state.Open(c.StateFile(), &state.Options{Node: c.Node})
 	if err != nil {
 		return err
 	}
@@ -118,7 +124,7 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 			return err
 		}
 	}
-	arb, err := d.p.openArbiter(ctx, Env{Config: c, Credentials: d.creds, Peer: d.peer, Log: d.log})
+	arb, err := d.p.openArbiter(ctx, Env{Config: c, Credentials: d.creds, Peer: d.peer, Consent: d.consent, Log: d.log})
 	if err != nil {
 		return fmt.Errorf("arbiter: %w", err)
 	}
@@ -143,6 +149,9 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		d.look = newLooker(arb, c.Node, d.log)
 	} else {
 		d.log.Warn("no arbiter is configured: after a loss only proof or a person lets a secondary go on", "node", c.Node)
+	}
+	if d.gate = (netcompare.Host{Netns: c.Netns}).CheckGate(ctx); d.gate != nil {
+		d.log.Warn("no gate in the kernel: while this daemon stands still a primary's ARP and IPv6 are not held", "node", c.Node, "err", d.gate)
 	}
 	if d.p.Launcher != nil {
 		nc.Launcher = d.p.Launcher(c)
@@ -202,6 +211,14 @@ func folders(c *config.Config) error {
 	return nil
 }
 
+// consent answers the peer that wants to go on without this node's copy.
+func (d *node) consent(ctx context.Context, next arbiter.Record) error {
+	if d.node == nil { // not yet; the peer asks again
+		return fmt.Errorf("%s has just started", d.cfg.Node)
+	}
+	return d.node.Consent(ctx, next)
+}
+
 // connect makes the peer this node's partner. It need not be there.
 func (d *node) connect() error {
 	if d.peer == nil {
@@ -212,9 +229,16 @@ func (d *node) connect() error {
 	return d.node.Connect(d.peer, info)
 }
 
-// healthy is what the service manager's watchdog stands for: the node answers and its store can be read.
+// healthLimit is how long the engine may take to show that it works.
+const healthLimit = 5 * time.Second
+
+// healthy is what both watchdogs stand for: every VM's state machine takes events, leases are looked after, and the store can be read.
 func (d *node) healthy() error {
-	_ = d.node.VMs()
+	ctx, cancel := context.WithTimeout(context.Background(), healthLimit)
+	defer cancel()
+	if err := d.node.Alive(ctx); err != nil {
+		return err
+	}
 	_, err := d.node.History(state.Query{Node: true, Limit: 1})
 	return err
 }

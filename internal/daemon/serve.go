@@ -84,6 +84,11 @@ func (d *node) health() []api.HealthItem {
 		ok, text := d.greet.last()
 		out = append(out, api.HealthItem{Name: "peer's daemon", OK: ok, Text: text})
 	}
+	if d.gate != nil {
+		out = append(out, api.HealthItem{Name: "gate", Text: d.gate.Error() + ": while this daemon stands still a primary's ARP and IPv6 are not held"})
+	} else {
+		out = append(out, api.HealthItem{Name: "gate", OK: true, Text: "the kernel silences what COLO doesn't hold"})
+	}
 	if d.look != nil {
 		ok, text := d.look.last()
 		out = append(out, api.HealthItem{Name: "arbiter", OK: ok, Text: text})
