@@ -300,7 +300,7 @@ func TestSocketComesLateAndBreaks(t *testing.T) {
 		a := newSide(t, n, "a", 1, func(c *heartbeat.Config) { c.ListenPacket = listen })
 		newSide(t, n, "b", 1, nil)
 		time.Sleep(time.Second / 2)
-		a.wants("peer lost")
+		a.wants("path broken link0, peer lost")
 		if err := a.m.Status().Paths[0].Err; err == nil {
 			t.Error("no error for a path without socket")
 		}
