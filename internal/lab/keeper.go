@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -277,14 +280,23 @@ func (s *LabStatus) ShellArgs(host string, cmd []string) ([]string, error) {
 
 // ShellEnv returns the environment for a command on a host: this program, as coloctl, is found there, and it knows the lab's daemons.
 func (s *LabStatus) ShellEnv(host string) []string {
-	env := append(os.Environ(), "COLOCTL_NODE="+host)
+	set := map[string]string{"COLOCTL_NODE": host}
 	if self, err := os.Executable(); err == nil {
-		env = append(env, "PATH="+filepath.Dir(self)+string(os.PathListSeparator)+os.Getenv("PATH"))
+		set["PATH"] = filepath.Dir(self) + string(os.PathListSeparator) + os.Getenv("PATH")
 	}
 	for _, n := range s.Nodes {
 		if n.Name == host && n.Context != "" {
-			env = append(env, "COLOCTL_CONTEXTS="+Path(ContextsName), "COLOCTL_CONTEXT="+n.Context)
+			set["COLOCTL_CONTEXTS"], set["COLOCTL_CONTEXT"] = Path(ContextsName), n.Context
 		}
+	}
+	// Of two with one name a program would take the first.
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		_, ours := set[name]
+		return ours
+	})
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		env = append(env, name+"="+set[name])
 	}
 	return env
 }

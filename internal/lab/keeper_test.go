@@ -37,3 +37,29 @@ func TestOpenLabRemovesWhatACrashLeft(t *testing.T) {
 		t.Errorf("got %v, the folder may be left", err)
 	}
 }
+
+func TestShellEnv(t *testing.T) {
+	t.Setenv("PATH", "/somewhere")
+	t.Setenv("COLOCTL_CONTEXT", "a-person's")
+	s := LabStatus{Nodes: []NodeStatus{{Name: "n1", Context: "n1"}, {Name: "client"}}}
+	get := func(host, name string) (values []string) {
+		for _, e := range s.ShellEnv(host) {
+			if v, ok := strings.CutPrefix(e, name+"="); ok {
+				values = append(values, v)
+			}
+		}
+		return values
+	}
+	if got := get("n1", "PATH"); len(got) != 1 || !strings.HasSuffix(got[0], ":/somewhere") || strings.HasPrefix(got[0], ":") {
+		t.Errorf("PATH: %q", got)
+	}
+	if got := get("n1", "COLOCTL_CONTEXT"); len(got) != 1 || got[0] != "n1" {
+		t.Errorf("on a node: %q", got)
+	}
+	if got := get("n1", "COLOCTL_CONTEXTS"); len(got) != 1 || got[0] != "/run/lab/contexts.yaml" {
+		t.Errorf("on a node: %q", got)
+	}
+	if got := get("client", "COLOCTL_CONTEXT"); len(got) != 1 || got[0] != "a-person's" {
+		t.Errorf("on the client: %q", got)
+	}
+}
