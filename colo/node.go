@@ -49,7 +49,8 @@ type NodeConfig struct {
 	HeartbeatTimeout  time.Duration   // 400ms when 0
 	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
 	Log               *slog.Logger    // slog.Default when nil
-	Launcher          Launcher        // QEMU started by us when nil
+	Launcher          Launcher        // QEMU when nil
+	Starter           Starter         // of QEMU; the node itself when nil
 	// Recovery makes the node act by itself; nil leaves everything but failover to its user.
 	Recovery *Recovery
 	// ListenPacket opens a heartbeat's socket; in the node's network namespace when nil.
@@ -98,6 +99,8 @@ func (c *NodeConfig) check() error {
 		return &ConfigError{"HeartbeatKey", fmt.Sprintf("%d bytes: expected 32", len(c.HeartbeatKey))}
 	case c.Launcher == nil && (len(c.QEMU) == 0 || len(c.QEMUImg) == 0):
 		return &ConfigError{"QEMU, QEMUImg", "missing"}
+	case c.Starter != nil && len(c.QEMU) > 1:
+		return &ConfigError{"QEMU", fmt.Sprintf("%s starts QEMU by one program's path: it can't pass %q before the arguments", c.Starter.Name(), c.QEMU[1:])}
 	case c.Launcher == nil && c.Accel != "kvm" && c.Accel != "tcg":
 		return &ConfigError{"Accel", fmt.Sprintf("%q: expected kvm or tcg", c.Accel)}
 	}
@@ -190,7 +193,7 @@ func (n *Node) add(spec *Spec, rec *state.VM) *machine {
 
 // Info describes this node to a peer.
 func (n *Node) Info() NodeInfo {
-	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Port: n.cfg.HeartbeatPort}
+	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Starter: n.cfg.startedBy(), Port: n.cfg.HeartbeatPort}
 }
 
 // Connect makes p this node's partner: heartbeats go to it over all links from now on, and VMs are protected by it. A node has one

@@ -38,7 +38,9 @@ type NodeInfo struct {
 	Links []Link `json:"links"`
 	QEMU  string `json:"qemu"`  // version, for example 11.1.3
 	Accel string `json:"accel"` // kvm or tcg
-	Port  int    `json:"port"`  // of the heartbeats
+	// Starter is who starts the node's QEMUs; empty is the node itself.
+	Starter string `json:"starter,omitempty"`
+	Port    int    `json:"port"` // of the heartbeats
 }
 
 // PrepareRequest asks for a standby.
@@ -50,6 +52,7 @@ type PrepareRequest struct {
 	Want       string `json:"want,omitempty"` // of the VM's owner
 	QEMU       string `json:"qemu"`
 	Accel      string `json:"accel"`
+	Starter    string `json:"starter,omitempty"`
 	Resync     string `json:"resync,omitempty"` // id of the resync that will write to the standby's disks
 }
 

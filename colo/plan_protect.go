@@ -50,7 +50,8 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				if token, err = m.resyncToken(ctx, to.Name); err != nil {
 					return err
 				}
-				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel, Resync: token})
+				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel,
+					Starter: m.n.cfg.startedBy(), Resync: token})
 				return err
 			},
 			Undo: func(ctx context.Context) error {

@@ -102,8 +102,19 @@ func (p *process) lastWords() string {
 	if err != nil {
 		return ""
 	}
+	const most = 64 << 10
+	text = text[max(0, len(text)-most):]
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return lines[len(lines)-1]
+}
+
+// ownerOf says whose a file is.
+func ownerOf(st os.FileInfo) (uid, gid int, ok bool) {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, false
+	}
+	return int(sys.Uid), int(sys.Gid), true
 }
 
 // procStat reads a process's start time, in clock ticks since boot, and its state letter.

@@ -34,10 +34,14 @@ type qemuCopy struct {
 	rescue *qmp.Client // out of band, and the question whether QEMU lives: never anything that can wait for a disk
 	events chan CopyEvent
 	quit   chan struct{} // closed by Disconnect
+	killed chan struct{} // closed by Kill
+	kill1  sync.Once
 	once   sync.Once
 	cp     checkpoints
 	inColo atomic.Bool
 	ending atomic.Bool // replication is being ended by us: what is lost now is no news
+	off    atomic.Bool // the guest has switched itself off, see qemu_off.go
+	second atomic.Bool // a standby or secondary that was not promoted
 	wg     sync.WaitGroup
 
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
@@ -69,11 +73,20 @@ func (c *qemuCopy) reap() {
 	select {
 	case <-c.proc.done:
 		ended = true
+		c.drain()
 	case <-c.quit:
 	}
 	_ = c.main.Close()
 	_ = c.rescue.Close()
 	c.wg.Wait()
+	if ended && c.off.Load() && c.l.endsWithGuest() {
+		c.log.Info("QEMU was ended because its guest is off")
+		select {
+		case <-c.killed:
+		case <-c.quit:
+			ended = false
+		}
+	}
 	if ended {
 		text := "QEMU ended"
 		if c.proc.end != nil {
@@ -144,6 +157,12 @@ func (c *qemuCopy) Stats() CheckpointStats   { return c.cp.stats() }
 
 // Alive asks out of band, so that a main loop that waits for the peer does not count as dead.
 func (c *qemuCopy) Alive(ctx context.Context) error {
+	if c.goneOff() {
+		if c.second.Load() {
+			return errOff // the primary has all that counts
+		}
+		return nil
+	}
 	_, err := c.rescue.QueryYank(ctx)
 	return err
 }
@@ -205,6 +224,7 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 				Reason string
 			}
 			if err := ev.Decode(&d); err == nil && d.Reason == "guest-shutdown" {
+				c.off.Store(true)
 				c.tell(GuestShutdown, "the guest has switched itself off")
 			}
 		case "GUEST_PANICKED":
@@ -311,9 +331,16 @@ func (c *qemuCopy) eachNIC(do func(netcompare.NIC) error) error {
 	return errors.Join(errs...)
 }
 
-func (c *qemuCopy) Cont(ctx context.Context) error { return c.main.Cont(ctx) }
+func (c *qemuCopy) Cont(ctx context.Context) error {
+	c.off.Store(false)
+	return c.main.Cont(ctx)
+}
 
 func (c *qemuCopy) Powerdown(ctx context.Context) error {
+	return c.unlessOff(ctx, c.powerdown(ctx))
+}
+
+func (c *qemuCopy) powerdown(ctx context.Context) error {
 	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("SHUTDOWN")})
 	defer sub.Close()
 	st, err := c.main.QueryStatus(ctx)
@@ -332,6 +359,8 @@ func (c *qemuCopy) Kill(ctx context.Context) error {
 	if err := c.proc.kill(ctx); err != nil {
 		return err
 	}
+	c.kill1.Do(func() { close(c.killed) })
+	c.l.forget(context.WithoutCancel(ctx), c.spec.Name)
 	if err := c.clearQuickAck(context.WithoutCancel(ctx)); err != nil {
 		c.log.Warn("quickack route", "err", err)
 	}

@@ -41,7 +41,7 @@ const launchTimeout = 20 * time.Second
 
 // newLauncher asks the QEMU what it can do, by starting one without a machine.
 func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
-	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns}}
+	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns, TapUser: uint32(os.Geteuid())}}
 	dir := filepath.Join(cfg.RunDir, "probe")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -127,10 +127,21 @@ func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 			errs = append(errs, fmt.Errorf("NIC %s: %w", n.Name, err))
 		}
 	}
-	if len(errs) > 0 {
+	if l.cfg.Starter != nil {
+		errs = append(errs, l.checkStarter(ctx, s))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return errors.Join(append(errs, missingAsText(missing)...)...)
 	}
 	return errors.Join(missing...)
+}
+
+func (l *qemuLauncher) checkStarter(ctx context.Context, s *Spec) error {
+	uid, gid, err := l.cfg.Starter.User(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.checkReach(s, uid, gid), l.cfg.Starter.Check(ctx, l.startRequest(LaunchRequest{Spec: s})))
 }
 
 // missingAsText keeps missing images in a message about worse things without letting the whole pass for ErrImageMissing.
@@ -161,11 +172,10 @@ func (l *qemuLauncher) CreateImages(ctx context.Context, s *Spec) (made []string
 
 // argv is QEMU's command line. Nothing in it depends on the role but the disks' layout and -incoming.
 func (l *qemuLauncher) argv(r LaunchRequest) []string {
-	disks, nics := l.parts(r.Spec)
 	s, dir := r.Spec, l.dir(r.Spec.Name)
 	argv := append(slices.Clone(l.cfg.QEMU), "-name", "guest="+s.Name+",debug-threads=on", "-M", s.Machine, "-accel", l.cfg.Accel,
 		"-m", strconv.FormatInt(int64(s.Memory)>>20, 10), "-smp", strconv.Itoa(s.VCPUs), "-nodefaults", "-no-user-config", "-display", "none",
-		"-no-shutdown", "-pidfile", filepath.Join(dir, pidFile), "-serial", "file:"+filepath.Join(dir, "serial.log"))
+		"-no-shutdown", "-pidfile", filepath.Join(dir, pidFile), "-serial", "file:"+filepath.Join(dir, serialLog))
 	if s.CPU != "" {
 		argv = append(argv, "-cpu", s.CPU)
 	}
@@ -178,6 +188,17 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 	if s.Boot.Append != "" {
 		argv = append(argv, "-append", s.Boot.Append)
 	}
+	if !r.Standby {
+		argv = append(argv, "-S")
+	}
+	return append(argv, l.colo(r)...)
+}
+
+// colo is the part of the command line that COLO and this package need.
+func (l *qemuLauncher) colo(r LaunchRequest) []string {
+	disks, nics := l.parts(r.Spec)
+	dir := l.dir(r.Spec.Name)
+	var argv []string
 	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket} {
 		argv = append(argv, "-qmp", "unix:"+filepath.Join(dir, sock)+",server=on,wait=off")
 	}
@@ -186,7 +207,6 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 		argv = append(argv, "-incoming", "defer")
 	} else {
 		argv = append(argv, blockrepl.PrimaryArgs(disks)...)
-		argv = append(argv, "-S")
 	}
 	argv = append(argv, blockrepl.DeviceArgs(disks)...)
 	return append(argv, netcompare.Args(nics)...)
@@ -200,6 +220,7 @@ const (
 	monitorSocket = "monitor" // for people: QEMU serves one client on each socket
 	overlayDir    = "overlays"
 	pidFile       = "pid" // QEMU's own
+	serialLog     = "serial.log"
 )
 
 func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err error) {
@@ -208,6 +229,12 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	}
 	disks, nics := l.parts(r.Spec)
 	dir := l.dir(r.Spec.Name)
+	uid, gid, err := l.user(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host := l.host
+	host.TapUser = uint32(uid)
 	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
 		return nil, err
 	}
@@ -226,20 +253,26 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 		}
 	}()
 	for _, n := range nics {
-		if err := l.host.EnsureTap(ctx, r.Spec.Name, n); err != nil {
+		if err := host.EnsureTap(ctx, r.Spec.Name, n); err != nil {
 			return nil, err
 		}
 		if err := l.host.Cut(ctx, n); err != nil {
 			return nil, err
 		}
 	}
-	p, err := startProcess(l.cfg.Netns, l.argv(r), filepath.Join(dir, "qemu.log"))
+	if err := l.handOver(r, uid, gid); err != nil {
+		return nil, err
+	}
+	p, err := l.start(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	c := l.newCopy(r.Spec, p)
+	c.second.Store(r.Standby)
 	if err := c.connect(ctx); err != nil {
-		return nil, errors.Join(err, p.kill(context.WithoutCancel(ctx)))
+		err = errors.Join(err, p.kill(context.WithoutCancel(ctx)))
+		l.forget(context.WithoutCancel(ctx), r.Spec.Name)
+		return nil, err
 	}
 	return c, nil
 }
@@ -249,10 +282,11 @@ func (l *qemuLauncher) End(ctx context.Context, s *Spec, i state.Instance) error
 	if err != nil || i.BootID != boot {
 		return err
 	}
-	p, err := findProcess(i.PID, i.StartTicks, filepath.Join(l.dir(s.Name), "qemu.log"))
+	p, err := findProcess(i.PID, i.StartTicks, l.logFile(s.Name))
 	if p == nil {
 		return err
 	}
+	defer l.forget(context.WithoutCancel(ctx), s.Name)
 	return p.kill(ctx)
 }
 
@@ -273,7 +307,7 @@ func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
 	if err != nil {
 		return nil //nolint:nilerr // no such process
 	}
-	p, err := findProcess(pid, ticks, filepath.Join(l.dir(vm), "qemu.log"))
+	p, err := findProcess(pid, ticks, l.logFile(vm))
 	if p == nil {
 		return err
 	}
@@ -283,12 +317,13 @@ func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
 		return nil //nolint:nilerr // it has ended
 	}
 	l.cfg.Log.Warn("ending a QEMU that was launched before a crash and never ran", "vm", vm, "pid", pid)
+	defer l.forget(context.WithoutCancel(ctx), vm)
 	return p.kill(ctx)
 }
 
 func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
 	disks, nics := l.parts(s)
-	return &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}),
+	return &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}), killed: make(chan struct{}),
 		log: l.cfg.Log.With("node", l.cfg.Name, "vm", s.Name, "pid", p.pid)}
 }
 
@@ -300,7 +335,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if i.BootID != boot {
 		return nil, View{}, nil // the host was restarted
 	}
-	p, err := findProcess(i.PID, i.StartTicks, filepath.Join(l.dir(s.Name), "qemu.log"))
+	p, err := findProcess(i.PID, i.StartTicks, l.logFile(s.Name))
 	if p == nil {
 		return nil, View{}, err
 	}
@@ -324,6 +359,8 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if v.Mode != "none" {
 		c.inColo.Store(true)
 	}
+	c.second.Store(v.Mode == "secondary" || v.Incoming)
+	c.off.Store(v.Off)
 	if acked, err := l.host.QuickAcks(ctx); err == nil && len(acked) > 0 {
 		c.acked = acked[0]
 	}

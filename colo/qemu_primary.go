@@ -216,6 +216,13 @@ func (c *qemuCopy) Checkpoint(ctx context.Context) error {
 // Release ends replication in whatever state it is. The connections to the peer are cut out of band first, or a frozen peer would hang QEMU's
 // main loop in the steps that follow.
 func (c *qemuCopy) Release(ctx context.Context) error {
+	if c.goneOff() {
+		return c.clearQuickAck(ctx)
+	}
+	return c.unlessOff(ctx, c.release(ctx))
+}
+
+func (c *qemuCopy) release(ctx context.Context) error {
 	c.ending.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()

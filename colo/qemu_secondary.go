@@ -73,6 +73,7 @@ func (c *qemuCopy) Promote(ctx context.Context) error {
 		return err
 	}
 	c.inColo.Store(false)
+	c.second.Store(false)
 	if err := c.clearQuickAck(ctx); err != nil {
 		c.log.Warn("quickack route", "err", err)
 	}

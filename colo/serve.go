@@ -31,14 +31,24 @@ func (n *Node) compare(there NodeInfo) error {
 	if there.Accel != n.cfg.Accel {
 		return &PeerMismatchError{"the accelerator", n.cfg.Accel, there.Accel}
 	}
+	if own := n.cfg.startedBy(); there.Starter != own {
+		return &PeerMismatchError{"what starts QEMU", starterName(own), starterName(there.Starter)}
+	}
 	return nil
+}
+
+func starterName(name string) string {
+	if name == "" {
+		return "colod itself"
+	}
+	return name
 }
 
 func (n *Node) servePrepare(ctx context.Context, r PrepareRequest) (PrepareReply, error) {
 	if err := n.alive(ctx); err != nil {
 		return PrepareReply{}, err
 	}
-	if err := n.compare(NodeInfo{QEMU: r.QEMU, Accel: r.Accel}); err != nil {
+	if err := n.compare(NodeInfo{QEMU: r.QEMU, Accel: r.Accel, Starter: r.Starter}); err != nil {
 		return PrepareReply{}, err
 	}
 	m, err := n.remember(r)

@@ -48,12 +48,12 @@ func (h Host) EnsureTap(ctx context.Context, vm string, n NIC) error {
 		case ours != nil:
 			return nil
 		}
-		return netns.Do(h.Netns, func() error { return makeTap(nl, vm, n) })
+		return netns.Do(h.Netns, func() error { return makeTap(nl, vm, n, h.TapUser) })
 	})
 }
 
 // makeTap must run inside the namespace: /dev/net/tun makes interfaces where the caller is.
-func makeTap(nl *netlink.Handle, vm string, n NIC) (err error) {
+func makeTap(nl *netlink.Handle, vm string, n NIC, user uint32) (err error) {
 	tap := &netlink.Tuntap{
 		LinkAttrs: netlink.LinkAttrs{Name: n.Tap},
 		Mode:      netlink.TUNTAP_MODE_TAP,
@@ -102,7 +102,11 @@ func makeTap(nl *netlink.Handle, vm string, n NIC) (err error) {
 		return err
 	}
 	var ioctl error
-	if err := conn.Control(func(fd uintptr) { ioctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1) }); err != nil {
+	if err := conn.Control(func(fd uintptr) {
+		if ioctl = unix.IoctlSetInt(int(fd), unix.TUNSETOWNER, int(user)); ioctl == nil {
+			ioctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1)
+		}
+	}); err != nil {
 		return err
 	}
 	return ioctl
