@@ -35,11 +35,13 @@ type Config struct {
 	// one kernel, needs others.
 	HostID string `yaml:"host-id,omitempty"`
 
-	QEMU    QEMU     `yaml:"qemu,omitempty"`
-	Links   []Link   `yaml:"links"`
-	Bridges []string `yaml:"bridges,omitempty"` // that must exist: VMs' NICs are put into them
-	Ports   Ports    `yaml:"ports,omitempty"`   // of replication, TCP; 19000-19999
-	Peers   []Peer   `yaml:"peers,omitempty"`
+	QEMU     QEMU     `yaml:"qemu,omitempty"`
+	Launcher string   `yaml:"launcher,omitempty"` // who starts QEMU: colod (default) or libvirt; the same on both nodes
+	Libvirt  *Libvirt `yaml:"libvirt,omitempty"`  // only with launcher: libvirt
+	Links    []Link   `yaml:"links"`
+	Bridges  []string `yaml:"bridges,omitempty"` // that must exist: VMs' NICs are put into them
+	Ports    Ports    `yaml:"ports,omitempty"`   // of replication, TCP; 19000-19999
+	Peers    []Peer   `yaml:"peers,omitempty"`
 
 	Heartbeat   Heartbeat     `yaml:"heartbeat,omitempty"`
 	HangTimeout colo.Duration `yaml:"hang-timeout,omitempty"` // how long a QEMU may not answer, or a checkpoint last; 2s
@@ -58,6 +60,19 @@ type QEMU struct {
 	Command []string `yaml:"command,omitempty"` // argv prefix; qemu-system-x86_64
 	Img     []string `yaml:"img,omitempty"`     // argv prefix; qemu-img
 	Accel   string   `yaml:"accel,omitempty"`   // kvm (default) or tcg
+}
+
+// Who may start QEMU.
+const (
+	LauncherColod   = "colod"
+	LauncherLibvirt = "libvirt"
+)
+
+// Libvirt says where libvirtd is.
+type Libvirt struct {
+	URI    string `yaml:"uri,omitempty"`     // qemu:///system (default) or qemu:///session
+	Socket string `yaml:"socket,omitempty"`  // libvirt's own for the URI when empty
+	LogDir string `yaml:"log-dir,omitempty"` // of QEMU's output; libvirt's own for the URI when empty
 }
 
 // Link is this node's end of a replication network.
@@ -191,6 +206,7 @@ func (c *Config) setDefaults(dir string) {
 		c.QEMU.Img = []string{"qemu-img"}
 	}
 	setDefault(&c.QEMU.Accel, "kvm")
+	setDefault(&c.Launcher, LauncherColod)
 	setDefault(&c.Ports, Ports{19000, 19999})
 	setDefault(&c.Heartbeat.Port, 7788)
 	setDefault(&c.Heartbeat.Interval, colo.Duration(100*time.Millisecond))
@@ -215,6 +231,9 @@ func (c *Config) paths() []*string {
 	if e := c.Arbiter.Etcd; e != nil {
 		out = append(out, &e.CA, &e.Cert, &e.Key, &e.PasswordFile)
 	}
+	if l := c.Libvirt; l != nil {
+		out = append(out, &l.Socket, &l.LogDir)
+	}
 	return out
 }
 
@@ -238,6 +257,7 @@ func (c *Config) Validate() error {
 	if c.QEMU.Accel != "kvm" && c.QEMU.Accel != "tcg" {
 		bad("qemu.accel", "%q: expected kvm or tcg", c.QEMU.Accel)
 	}
+	c.validateLauncher(bad)
 	if c.Ports.First < 1024 || c.Ports.Last > 65535 || c.Ports.Last-c.Ports.First < 8 {
 		bad("ports", "%d-%d: expected at least 8 ports between 1024 and 65535", c.Ports.First, c.Ports.Last)
 	}
@@ -255,6 +275,24 @@ func (c *Config) Validate() error {
 	}
 	c.validateAPI(bad)
 	return errors.Join(errs...)
+}
+
+func (c *Config) validateLauncher(bad badFunc) {
+	switch c.Launcher {
+	case LauncherColod:
+		if c.Libvirt != nil {
+			bad("libvirt", "is only for launcher: %s", LauncherLibvirt)
+		}
+	case LauncherLibvirt:
+		if l := c.Libvirt; l != nil && l.URI != "" && l.URI != "qemu:///system" && l.URI != "qemu:///session" {
+			bad("libvirt.uri", "%q: expected qemu:///system or qemu:///session; a libvirtd elsewhere on this host is named by its socket", l.URI)
+		}
+		if len(c.QEMU.Command) > 1 {
+			bad("qemu.command", "%q: libvirt starts QEMU by one program's path", strings.Join(c.QEMU.Command, " "))
+		}
+	default:
+		bad("launcher", "%q: expected %s or %s", c.Launcher, LauncherColod, LauncherLibvirt)
+	}
 }
 
 func (c *Config) validateTimes(bad badFunc) {

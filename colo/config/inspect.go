@@ -60,6 +60,12 @@ func (c *Config) Inspect() []Finding {
 		}
 		out.add("kvm", err, "/dev/kvm", "switch virtualisation on in the firmware and load kvm, or set qemu.accel to tcg")
 	}
+	if s, ok := c.libvirt(); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		text, err := s.Ready(ctx)
+		cancel()
+		out.add("libvirt", err, text, "install libvirt (Debian: libvirt-daemon-system), start it, and let the daemon's user connect; or set launcher to colod")
+	}
 	_, err := ReadKey(c.Heartbeat.KeyFile)
 	out.add("heartbeat key", err, c.Heartbeat.KeyFile, "make one with coloctl pki heartbeat-key and copy it to both nodes")
 	creds, err := c.Credentials()

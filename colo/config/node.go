@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/libvirt"
 )
 
 // NodeConfig is what the engine needs of the configuration. The rest (store, arbiter, key, log) its caller opens.
@@ -15,12 +16,24 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 		HeartbeatPort: c.Heartbeat.Port, HeartbeatInterval: time.Duration(c.Heartbeat.Interval), HeartbeatTimeout: time.Duration(c.Heartbeat.Timeout),
 		HangTimeout: time.Duration(c.HangTimeout),
 	}
+	if s, ok := c.libvirt(); ok {
+		out.Starter = s
+	}
 	if r := c.Recovery; !r.Off {
 		out.Recovery = &colo.Recovery{
 			HoldDown: time.Duration(r.HoldDown), PrimaryFirst: time.Duration(r.PrimaryFirst), Attempts: r.Attempts, Window: time.Duration(r.Window),
 		}
 	}
 	return out
+}
+
+// libvirt is what starts QEMU instead of the daemon, if the configuration says so.
+func (c *Config) libvirt() (libvirt.Starter, bool) {
+	s := libvirt.Starter{Netns: c.Netns}
+	if l := c.Libvirt; l != nil {
+		s.Address, s.LogDir = libvirt.Address{Socket: l.Socket, URI: l.URI}, l.LogDir
+	}
+	return s, c.Launcher == LauncherLibvirt
 }
 
 // Info is the peer as it is configured; what it runs is known when it has been asked.

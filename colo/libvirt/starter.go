@@ -22,6 +22,7 @@ import (
 type Starter struct {
 	Address
 	LogDir string // of libvirt's domains; libvirt's own for the URI when empty
+	Netns  string // path of the network namespace where the node's taps are; empty is the caller's. libvirtd has to be in it
 }
 
 var _ colo.Starter = Starter{}
@@ -52,6 +53,54 @@ func (s Starter) Log(vm string) string {
 		}
 	}
 	return filepath.Join(dir, vm+".log")
+}
+
+// Ready finds out whether libvirtd can start QEMUs for this node, and says which it is.
+func (s Starter) Ready(ctx context.Context) (string, error) {
+	uid, _, err := s.User(ctx)
+	if err != nil {
+		return "", err
+	}
+	c, err := Dial(ctx, s.Address)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := s.sameNetwork(c); err != nil {
+		return "", err
+	}
+	var v uint64
+	if err := c.call(ctx, "ask for its version", func(l *golibvirt.Libvirt) (err error) {
+		v, err = l.ConnectGetLibVersion()
+		return err
+	}); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("libvirt %d.%d.%d on %s; it runs QEMU as user %d", v/1e6, v/1e3%1e3, v%1e3, c.at, uid), nil
+}
+
+// sameNetwork sees whether libvirtd, and so its QEMUs, are where the taps are.
+func (s Starter) sameNetwork(c *Conn) error {
+	cred, err := c.peer()
+	if err != nil {
+		return err
+	}
+	own := s.Netns
+	if own == "" {
+		own = "/proc/thread-self/ns/net" // the process has threads in other namespaces
+	}
+	a, err := os.Stat(own)
+	if err != nil {
+		return err
+	}
+	b, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", cred.Pid))
+	if err != nil {
+		return nil //nolint:nilerr // whoever made the socket has gone, or may not be looked at
+	}
+	if !os.SameFile(a, b) {
+		return fmt.Errorf("libvirtd (process %d) is in another network namespace than this node's taps (%s): its QEMUs could not open them", cred.Pid, own)
+	}
+	return nil
 }
 
 // User implements [colo.Starter]. A libvirtd of the system's says whom it runs QEMU as; one of a user's can do so only as that user.
@@ -115,6 +164,9 @@ func (s Starter) Check(ctx context.Context, r colo.StartRequest) error {
 		return err
 	}
 	defer c.Close()
+	if err := s.sameNetwork(c); err != nil {
+		return err
+	}
 	if _, err := c.ours(ctx, r.Spec.Name); err != nil && !errors.Is(err, ErrNoDomain) {
 		return err
 	}

@@ -28,6 +28,8 @@ type Options struct {
 	Dir   string // for everything that libvirt keeps; made if it is missing. Short: it holds a unix socket
 	Netns string // path of the network namespace; empty is the caller's
 	User  string // whom QEMU runs as: root when empty, or libvirt-qemu
+	// Cache is a folder for what libvirt finds out about emulators, which takes seconds; several daemons may share it. In Dir when empty.
+	Cache string
 	// HostUUID tells libvirts on one machine apart.
 	HostUUID string
 }
@@ -44,11 +46,12 @@ type Daemon struct {
 // points are the folders that libvirt was built to use, and ours that take their place.
 var points = map[string]string{"/etc/libvirt": "etc", "/run/libvirt": "run", "/var/lib/libvirt": "lib", "/var/cache/libvirt": "cache", "/var/log/libvirt": "log"}
 
-// script runs in the new mount namespace. $1 is the folder.
+// script runs in the new mount namespace. $1 is the folder, $2 the cache.
 const script = `set -e
-for p in etc:/etc/libvirt run:/run/libvirt lib:/var/lib/libvirt cache:/var/cache/libvirt log:/var/log/libvirt; do
+for p in etc:/etc/libvirt run:/run/libvirt lib:/var/lib/libvirt log:/var/log/libvirt; do
 	mount --bind "$1/${p%%:*}" "${p#*:}"
 done
+mount --bind "$2" /var/cache/libvirt
 mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/group" /etc/group
 exec libvirtd --config "$1/libvirtd.conf" --pid-file "$1/run/libvirtd.pid"
@@ -67,6 +70,9 @@ func Start(ctx context.Context, o Options) (_ *Daemon, err error) {
 	}
 	if o.HostUUID == "" {
 		o.HostUUID = "00000000-0000-4000-8000-00000000000a"
+	}
+	if o.Cache == "" {
+		o.Cache = filepath.Join(o.Dir, "cache")
 	}
 	d := &Daemon{o: o}
 	defer func() {
@@ -92,8 +98,10 @@ func (d *Daemon) prepare() error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(d.LogDir(), 0o755); err != nil {
-		return err
+	for _, f := range []string{d.LogDir(), d.o.Cache} {
+		if err := os.MkdirAll(f, 0o755); err != nil {
+			return err
+		}
 	}
 	files := map[string]string{
 		"libvirtd.conf": fmt.Sprintf("unix_sock_dir = \"/run/libvirt\"\nunix_sock_rw_perms = \"0700\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n"+
@@ -127,7 +135,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	cmd := exec.Command("sh", "-c", script, "libvirtd", d.o.Dir) //nolint:noctx // it ends by Stop
+	cmd := exec.Command("sh", "-c", script, "libvirtd", d.o.Dir, d.o.Cache) //nolint:noctx // it ends by Stop
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS}
 	if err := netns.Start(d.o.Netns, cmd); err != nil {
