@@ -3,6 +3,7 @@ package colo
 import (
 	"context"
 	"errors"
+	"net"
 	"time"
 
 	"github.com/coloctl/coloctl/netcompare"
@@ -24,7 +25,7 @@ func (c *qemuCopy) Guard(ctx context.Context) error {
 }
 
 func (c *qemuCopy) Lease(ctx context.Context, d time.Duration) error {
-	return c.l.host.Lease(ctx, c.nics, d)
+	return c.leases.Lease(ctx, c.l.host, c.nics, d)
 }
 
 func (c *qemuCopy) Unguard(ctx context.Context) error {
@@ -165,7 +166,7 @@ func (m *machine) renew(ctx context.Context) {
 	if err == nil {
 		m.leased = end
 	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, netcompare.ErrNoGate) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, netcompare.ErrNoGate) && !errors.Is(err, net.ErrClosed) {
 		m.log.Warn("the gate's lease was not renewed", "err", err)
 	}
 }

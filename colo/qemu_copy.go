@@ -43,6 +43,7 @@ type qemuCopy struct {
 	off    atomic.Bool // the guest has switched itself off, see qemu_off.go
 	second atomic.Bool // a standby or secondary that was not promoted
 	wg     sync.WaitGroup
+	leases netcompare.Leases // of its gate
 
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
@@ -78,6 +79,7 @@ func (c *qemuCopy) reap() {
 	}
 	_ = c.main.Close()
 	_ = c.rescue.Close()
+	_ = c.leases.Close()
 	c.wg.Wait()
 	if ended && c.off.Load() && c.l.endsWithGuest() {
 		c.log.Info("QEMU was ended because its guest is off")

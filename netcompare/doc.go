@@ -23,7 +23,7 @@
 // need them. Connect finds them and puts the new filters before them, so roles may change any number of times.
 // Only IPv4 TCP, UDP and ICMP are compared. ARP, IPv6 and everything else leave the primary at once, also when the peer is
 // lost: [Host.Cut] takes the tap off the LAN first, [Host.Join] puts it back. For the time in which nobody may be there to cut it [Host.Guard] puts the
-// tap behind a gate in the kernel, which stops those frames by itself when [Host.Lease] is not renewed.
+// tap behind a gate in the kernel, which stops those frames by itself when its lease ([Leases]) is not renewed.
 //
 // # Calling
 //

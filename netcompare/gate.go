@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -22,31 +24,37 @@ const gateTable = "coloctl"
 // leases is the set's name. Its elements are names of taps, and end by themselves.
 const leases = "leases"
 
-// gate runs change in one transaction of the kernel: all of it, or nothing.
-func (h Host) gate(ctx context.Context, op, link string, change func(*nftables.Conn, *nftables.Table) error) error {
-	fail := func(err error) error {
-		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: %w", ErrNoGate, err)
-		}
-		return &HostError{Op: op, Link: link, Netns: h.Netns, Err: err}
-	}
-	if err := ctx.Err(); err != nil {
-		return fail(err)
-	}
-	var nft *nftables.Conn
-	// A socket belongs to the namespace that it was opened in, so it is opened there once and for all.
-	if err := netns.Do(h.Netns, func() (err error) {
+// nftables opens a socket, which belongs to the namespace that it was opened in.
+func (h Host) nftables() (nft *nftables.Conn, err error) {
+	err = netns.Do(h.Netns, func() (err error) {
 		nft, err = nftables.New(nftables.AsLasting())
 		return err
-	}); err != nil {
-		return fail(err)
+	})
+	return nft, err
+}
+
+func (h Host) gateError(op, link string, err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: %w", ErrNoGate, err)
 	}
-	err := change(nft, nft.AddTable(&nftables.Table{Name: gateTable, Family: nftables.TableFamilyNetdev}))
+	return &HostError{Op: op, Link: link, Netns: h.Netns, Err: err}
+}
+
+// gate runs change in one transaction of the kernel: all of it, or nothing.
+func (h Host) gate(ctx context.Context, op, link string, change func(*nftables.Conn, *nftables.Table) error) error {
+	if err := ctx.Err(); err != nil {
+		return h.gateError(op, link, err)
+	}
+	nft, err := h.nftables()
+	if err != nil {
+		return h.gateError(op, link, err)
+	}
+	err = change(nft, nft.AddTable(&nftables.Table{Name: gateTable, Family: nftables.TableFamilyNetdev}))
 	if err == nil {
 		err = nft.Flush()
 	}
 	if err = errors.Join(err, nft.CloseLasting()); err != nil {
-		return fail(err)
+		return h.gateError(op, link, err)
 	}
 	return nil
 }
@@ -72,7 +80,7 @@ func (h Host) CheckGate(ctx context.Context) error {
 }
 
 // Guard puts n's tap behind a gate whose lease has not begun: what colo-compare holds by itself when the peer is gone, which is IPv4 without a VLAN tag,
-// passes as ever; all other frames of the guest's pass only while [Host.Lease] says so. Guarding again changes nothing, not even the lease. From Linux 6.16
+// passes as ever; all other frames of the guest's pass only while [Leases.Lease] says so. Guarding again changes nothing, not even the lease. From Linux 6.16
 // on a gate outlives its tap.
 func (h Host) Guard(ctx context.Context, n NIC) error {
 	return h.gate(ctx, "guard", n.Tap, func(nft *nftables.Conn, t *nftables.Table) error {
@@ -106,24 +114,63 @@ func gateChain(nft *nftables.Conn, t *nftables.Table, n NIC) *nftables.Chain {
 	})
 }
 
-// Lease lets guarded taps speak for d from now on, whatever was said before; 0 ends that at once. The kernel ends it also when nobody runs who could.
-func (h Host) Lease(ctx context.Context, nics []NIC, d time.Duration) error {
+// Leases gives taps their leases through one socket that stays open: this is done ten times a second. The zero value is ready. Its methods may be called concurrently.
+type Leases struct {
+	mu     sync.Mutex
+	nft    *nftables.Conn
+	closed bool
+}
+
+// Lease lets guarded taps of h speak for d from now on, whatever was said before; 0 ends that at once. The kernel ends it also when nobody runs who could. [Host.Guard]
+// must have been called.
+func (l *Leases) Lease(ctx context.Context, h Host, nics []NIC, d time.Duration) (err error) {
 	if len(nics) == 0 {
 		return nil
 	}
-	return h.gate(ctx, "lease", nics[0].Tap, func(nft *nftables.Conn, t *nftables.Table) error {
-		set := gateSet(t)
-		err := nft.AddSet(set, nil)
-		for _, n := range nics {
-			// An element's time can't be changed (before Linux 6.12), and one that may be gone can't be deleted. So: make, delete, make.
-			el := []nftables.SetElement{{Key: leaseKey(n.Tap), Timeout: max(d, time.Second)}}
-			err = errors.Join(err, nft.SetAddElements(set, el), nft.SetDeleteElements(set, el))
-			if d > 0 {
-				err = errors.Join(err, nft.SetAddElements(set, []nftables.SetElement{{Key: leaseKey(n.Tap), Timeout: max(d, time.Millisecond)}}))
-			}
-		}
-		return err
-	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return h.gateError("lease", nics[0].Tap, net.ErrClosed)
+	}
+	if err = ctx.Err(); err == nil && l.nft == nil {
+		l.nft, err = h.nftables()
+	}
+	if err != nil {
+		return h.gateError("lease", nics[0].Tap, err)
+	}
+	set := gateSet(&nftables.Table{Name: gateTable, Family: nftables.TableFamilyNetdev})
+	var long, exact []nftables.SetElement
+	for _, n := range nics {
+		long = append(long, nftables.SetElement{Key: leaseKey(n.Tap), Timeout: time.Hour})
+		exact = append(exact, nftables.SetElement{Key: leaseKey(n.Tap), Timeout: max(d, time.Millisecond)})
+	}
+	// In one transaction: an element's time can't be changed (before Linux 6.12), and one that may be gone can't be deleted. So: make, delete, make.
+	err = errors.Join(l.nft.SetAddElements(set, long), l.nft.SetDeleteElements(set, long))
+	if d > 0 {
+		err = errors.Join(err, l.nft.SetAddElements(set, exact))
+	}
+	if err == nil {
+		err = l.nft.Flush()
+	}
+	if err != nil { // the next one begins afresh
+		err = errors.Join(err, l.nft.CloseLasting())
+		l.nft = nil
+		return h.gateError("lease", nics[0].Tap, err)
+	}
+	return nil
+}
+
+// Close closes the socket for good. The leases that were given go on.
+func (l *Leases) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.nft == nil {
+		return nil
+	}
+	err := l.nft.CloseLasting()
+	l.nft = nil
+	return err
 }
 
 // Unguard takes the gate away: everything of the guest's passes. A tap without a gate, or a host that can't have any, is no error.

@@ -135,18 +135,20 @@ func TestGate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var l Leases
+	t.Cleanup(func() { _ = l.Close() })
 	must(h.CheckGate(ctx))
 	all(true, "without a gate")
 	must(h.Guard(ctx, n))
 	all(false, "before the first lease")
-	must(h.Lease(ctx, []NIC{n}, time.Minute))
+	must(l.Lease(ctx, h, []NIC{n}, time.Minute))
 	all(true, "leased")
 	must(h.Guard(ctx, n))
 	all(true, "guarded again")
-	must(h.Lease(ctx, []NIC{n}, 0))
+	must(l.Lease(ctx, h, []NIC{n}, 0))
 	all(false, "when the lease was taken back")
-	must(h.Lease(ctx, []NIC{n}, time.Minute))
-	must(h.Lease(ctx, []NIC{n}, 300*time.Millisecond)) // a shorter one counts
+	must(l.Lease(ctx, h, []NIC{n}, time.Minute))
+	must(l.Lease(ctx, h, []NIC{n}, 300*time.Millisecond)) // a shorter one counts
 	began := time.Now()
 	all(true, "leased again")
 	for w.passes(arp) {
@@ -159,7 +161,7 @@ func TestGate(t *testing.T) {
 		t.Errorf("a lease of 300 ms ended after %s", took)
 	}
 	all(false, "after the lease's end")
-	must(h.Lease(ctx, []NIC{n}, time.Minute)) // of an element that has ended but may not be gone
+	must(l.Lease(ctx, h, []NIC{n}, time.Minute)) // of an element that has ended but may not be gone
 	all(true, "leased once more")
 	must(h.Unguard(ctx, n))
 	must(h.Unguard(ctx, n))
@@ -172,7 +174,9 @@ func TestGatesAreApart(t *testing.T) {
 	a, b := testNIC, testNIC
 	a.Model, b.Model, b.Tap, b.Name = "e1000", "e1000", "web-tap1", "net1"
 	w := newGuestWire(t, h, a)
-	for _, err := range []error{h.EnsureTap(ctx, "web", b), h.Guard(ctx, a), h.Guard(ctx, b), h.Lease(ctx, []NIC{b}, time.Minute)} {
+	var l Leases
+	t.Cleanup(func() { _ = l.Close() })
+	for _, err := range []error{h.EnsureTap(ctx, "web", b), h.Guard(ctx, a), h.Guard(ctx, b), l.Lease(ctx, h, []NIC{b}, time.Minute)} {
 		if err != nil {
 			t.Fatal(err)
 		}

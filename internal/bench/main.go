@@ -4,7 +4,8 @@
 //   - the pause at a checkpoint, with quickack routes and without;
 //   - the pause when a running guest is protected, against the recipe of QEMU's documentation;
 //   - the QMP client, against go-qemu's;
-//   - what a client of the guest feels, alone and protected.
+//   - what a client of the guest feels, alone and protected;
+//   - what the daemons cost while nothing happens.
 //
 // Figures depend on the machine and on what else it does; what is compared is measured in turns, so the ratios are steadier. Nothing here
 // fails because something was slow. docs/performance.md says how each figure is made.
@@ -25,9 +26,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/lab"
 )
 
@@ -62,16 +65,17 @@ type scale struct {
 	downloads   int // in a turn
 	download    int64
 	benchTime   string // of the QMP clients, as for go test
+	rest        time.Duration
 }
 
 var (
 	full = scale{turns: 3, switches: 12, checkpoints: 20, attaches: 3, guests: []machine{{256 << 20, true}, {1 << 30, true}},
-		requests: 200, downloads: 3, download: 32e6, benchTime: "2s"}
-	short = scale{turns: 1, switches: 2, checkpoints: 10, attaches: 1, guests: []machine{{256 << 20, true}}, requests: 20, downloads: 1, download: 4e6, benchTime: "200ms"}
+		requests: 200, downloads: 3, download: 32e6, benchTime: "2s", rest: time.Minute}
+	short = scale{turns: 1, switches: 2, checkpoints: 10, attaches: 1, guests: []machine{{256 << 20, true}}, requests: 20, downloads: 1, download: 4e6, benchTime: "200ms", rest: 30 * time.Second}
 )
 
 // parts are what can be measured, in the order of the table.
-var parts = []string{"checkpoint", "protect", "qmp", "requests"}
+var parts = []string{"checkpoint", "protect", "qmp", "requests", "rest"}
 
 type options struct {
 	only  []string
@@ -119,6 +123,11 @@ func outside(ctx context.Context, args []string) (err error) {
 	assets, err := lab.PrepareAssets(ctx, os.Stderr)
 	if err != nil {
 		return err
+	}
+	if slices.Contains(o.only, "rest") {
+		if err := assets.FindDaemon(ctx, lab.Options{Arbiter: config.ArbiterWitness}, nil); err != nil {
+			return err
+		}
 	}
 	begun := time.Now()
 	r := &Report{Time: begun.UTC().Truncate(time.Second), QEMU: assets.Version, Accel: assets.Accel, CPUs: runtime.NumCPU()}
@@ -201,11 +210,18 @@ func measure(ctx context.Context, dir string, assets *lab.Assets, o *options, pr
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.Close()) }()
+	closeBed := sync.OnceValue(b.Close)
+	defer func() { err = errors.Join(err, closeBed()) }()
 	found = map[string][]Group{}
 	for _, p := range o.only {
 		var groups []Group
 		switch p {
+		case "rest": // the last: it has networks of its own, of the same names
+			if err = closeBed(); err == nil {
+				var g Group
+				g, err = daemons(ctx, dir, assets, o.scale.rest, b.say)
+				groups = []Group{g}
+			}
 		case "checkpoint":
 			var g Group
 			g, err = b.checkpoints(ctx, o.scale)

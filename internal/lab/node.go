@@ -82,6 +82,17 @@ func (n *Node) KillDaemon() error {
 	return err
 }
 
+// DaemonPID is the daemon's process; 0 if none runs.
+func (n *Node) DaemonPID() int {
+	if n.daemon == nil {
+		return 0
+	}
+	return n.daemon.cmd.Process.Pid
+}
+
+// StateFile is the daemon's store.
+func (n *Node) StateFile() string { return n.path("state", "state.db") }
+
 // FreezeDaemon stops the daemon without ending it, as a machine that is out of memory does. Its QEMUs go on.
 func (n *Node) FreezeDaemon() error { return n.signalDaemon(syscall.SIGSTOP) }
 
