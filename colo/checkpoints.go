@@ -28,6 +28,7 @@ type checkpoints struct {
 	began  time.Time     // start of the last one that has ended
 	halted time.Time     // when the guest was stopped before COLO
 	enter  time.Duration // until it ran in it
+	sealed time.Time     // a stop after it is none of a checkpoint; zero: any is
 }
 
 // halt notes a stop outside of COLO: it may be the one for COLO's start.
@@ -39,7 +40,16 @@ func (c *checkpoints) halt(at time.Time) {
 
 func (c *checkpoints) stopped(at time.Time) {
 	c.mu.Lock()
-	c.begin = at
+	if c.sealed.IsZero() || !at.After(c.sealed) {
+		c.begin = at
+	}
+	c.mu.Unlock()
+}
+
+// seal says that no checkpoint can begin after a moment, as the connections to the peer are cut: leaving COLO stops and resumes the guest too.
+func (c *checkpoints) seal(at time.Time) {
+	c.mu.Lock()
+	c.sealed = at
 	c.mu.Unlock()
 }
 
@@ -59,6 +69,7 @@ func (c *checkpoints) resumed(at time.Time) {
 func (c *checkpoints) reset() {
 	c.mu.Lock()
 	c.count, c.n, c.begin, c.began, c.last, c.enter = 0, 0, time.Time{}, time.Time{}, time.Time{}, 0
+	c.sealed = time.Time{}
 	c.mu.Unlock()
 }
 

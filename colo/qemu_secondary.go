@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
@@ -62,6 +63,8 @@ func (c *qemuCopy) Promote(ctx context.Context) error {
 	c.ending.Store(true)
 	if err := c.yank(ctx); err != nil {
 		c.log.Warn("yank", "err", err)
+	} else if _, err := c.main.QueryStatus(ctx); err == nil { // what QEMU said before has been received now
+		c.cp.seal(time.Now())
 	}
 	if err := c.leaveColo(ctx); err != nil {
 		return err
