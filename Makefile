@@ -7,7 +7,7 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 # QEMU and the guest's kernel: the machine's own where they are fit, otherwise in the user's cache folder.
 TOOLS    = set -a && eval "$$($(GO) run ./internal/provision/cmd/provision --env)" && set +a
 
-.PHONY: all build packages demo test sim bench lint fuzz clean
+.PHONY: all build packages collection demo test sim bench lint fuzz clean
 all: build
 
 build: ## binaries in bin/
@@ -17,6 +17,11 @@ build: ## binaries in bin/
 
 packages: ## deb and rpm in dist/; the same commit gives the same bytes
 	packaging/build dist
+
+collection: build ## the Ansible collection, with the module for this architecture, in dist/
+	mkdir -p dist && rm -rf dist/.collection && cp -rL examples/ansible dist/.collection && cp $(BIN)/colo_vm dist/.collection/plugins/modules/colo_vm
+	ansible-galaxy collection build --force --output-path dist dist/.collection
+	rm -rf dist/.collection
 
 demo: build ## the story: a VM loses its host, goes on, and is protected again
 	$(BIN)/coloctl lab provision

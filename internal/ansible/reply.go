@@ -3,6 +3,7 @@ package ansible
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ type Reply struct {
 	VM         string            `json:"vm,omitempty"`
 	Exists     bool              `json:"exists"`
 	Primary    string            `json:"primary"` // the node where it runs; empty if it runs nowhere, as far as is known
+	At         string            `json:"at"`      // the node that tasks for it are for: where it runs, or else whose copy is the newest
 	Protected  bool              `json:"protected"`
 	Reason     string            `json:"reason,omitempty"` // why it is not protected
 	States     map[string]string `json:"states,omitempty"` // by node
@@ -123,6 +125,13 @@ func (r *Reply) fill(v *view) {
 	}
 	if p := v.primary(); p != nil {
 		r.Primary = p.Node
+	}
+	var elsewhere *both.ElsewhereError
+	switch {
+	case errors.As(v.astray, &elsewhere):
+		r.At = elsewhere.Node
+	case v.target != nil:
+		r.At = v.target.Name
 	}
 	if r.Exists {
 		verdict := both.Judge(v.halves)

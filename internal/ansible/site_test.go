@@ -21,6 +21,7 @@ import (
 	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/colotest"
 	"github.com/coloctl/coloctl/internal/daemon"
+	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -31,13 +32,18 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	lab.Main()
 	switch {
 	case os.Getenv(siteVariable) != "":
 		os.Exit(runDaemons(strings.Split(os.Getenv(siteVariable), ":")))
 	case os.Getenv(moduleVariable) != "":
 		os.Exit(Main(os.Args[1:], "test", os.Stdout, os.Stderr))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if builtIn != "" {
+		_ = os.RemoveAll(builtIn)
+	}
+	os.Exit(code)
 }
 
 // runDaemons runs a witness and nodes in one process: copies without QEMU meet in memory.
@@ -91,6 +97,7 @@ func must(t testing.TB, err error) {
 type site struct {
 	t   testing.TB
 	dir string
+	etc string // of each host, below its folder
 	net byte
 	cmd *exec.Cmd
 	log bytes.Buffer
@@ -159,7 +166,7 @@ tls: {identity: %[1]s.pem, trust: ca.crt}
 func (s *site) start() {
 	t := s.t
 	s.cmd = exec.Command("/proc/self/exe")
-	s.cmd.Env = append(os.Environ(), siteVariable+"="+strings.Join([]string{s.path("w1", "witness.yaml"), s.path("n1", "colod.yaml"), s.path("n2", "colod.yaml")}, ":"))
+	s.cmd.Env = append(os.Environ(), siteVariable+"="+strings.Join([]string{s.path("w1", s.etc, "witness.yaml"), s.path("n1", s.etc, "colod.yaml"), s.path("n2", s.etc, "colod.yaml")}, ":"))
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	must(t, s.cmd.Start())
 	t.Cleanup(func() {
