@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/guest/service"
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/state"
@@ -42,7 +43,7 @@ func TestRollingPatch(t *testing.T) {
 	must(t, os.Setenv(lab.DaemonVariable, filepath.Join(a.bin, "colod")))
 	assets, err := lab.PrepareAssets(t.Context(), io.Discard)
 	must(t, err)
-	must(t, assets.FindDaemon(t.Context(), "witness"))
+	must(t, assets.FindDaemon(t.Context(), lab.Options{Arbiter: config.ArbiterWitness}, nil))
 	env, err := assets.Env()
 	must(t, err)
 	folder, err := lab.MakeFolder("")
@@ -93,7 +94,7 @@ func rollingPatch(t *testing.T) {
 	a.write("hosts.yml", fmt.Sprintf(`all:
   vars:
     ansible_connection: local
-    ansible_python_interpreter: auto_silent
+    ansible_python_interpreter: /usr/bin/python3
     coloctl_prefix: %[1]s
     coloctl_socket: %[3]s/{{ inventory_hostname }}/run/api.sock
     coloctl_environment: {COLOCTL_CONTEXTS: %[3]s/%[4]s, COLOCTL_CONTEXT: "{{ inventory_hostname }}"}
