@@ -36,6 +36,7 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260414002931-afd174a4e478 // indirect
 	google.golang.org/grpc v1.82.1 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
+	libvirt.org/go/libvirtxml v1.11010.0 // indirect
 	lukechampine.com/blake3 v1.4.1 // indirect
 )
 
