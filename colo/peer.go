@@ -95,7 +95,8 @@ type PeerVM struct {
 	State      State    `json:"state"`
 	Generation uint64   `json:"generation"`
 	Members    []string `json:"members"`
-	Running    bool     `json:"running"` // a QEMU of it is alive there
+	Running    bool     `json:"running"`           // a QEMU of it is there
+	Answers    bool     `json:"answers,omitempty"` // and has answered just now
 }
 
 // Errors of the cooperation between nodes.

@@ -313,7 +313,14 @@ func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
 		return PeerVM{}, err
 	}
 	rec, _ := m.info()
-	return PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Running: m.current() != nil}, nil
+	out := PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members}
+	if c := m.current(); c != nil {
+		// Within what those who ask for a claim have the patience for.
+		actx, cancel := context.WithTimeout(ctx, n.cfg.HeartbeatInterval)
+		defer cancel()
+		out.Running, out.Answers = true, c.Alive(actx) == nil
+	}
+	return out, nil
 }
 
 // Consent says whether this node agrees to a record that leaves its own copy out: only while that is silent and stays so. It is for an arbiter that asks both nodes

@@ -103,17 +103,56 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	if m.n.cfg.Arbiter == nil {
 		return not("no arbiter is configured: only proof or a person promotes the secondary")
 	}
-	actx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, verdictTimeout)
 	defer cancel()
+	peer := make(chan string, 1)
+	go func() { peer <- m.peerLacks(ctx, s.State) }()
 	rec, _ := m.info()
-	held, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
-	switch {
+	held, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
+	if lack := <-peer; lack != "" {
+		return not("%s", lack)
+	}
+	switch now := m.State(); {
+	case now != s.State:
+		return not("%s", now)
 	case err != nil:
 		return not("the arbiter does not answer: %v", err)
 	case held.Generation != rec.Generation || !held.Has(m.n.cfg.Name) || len(held.Members) < 2:
 		return not("the arbiter is at generation %d of %v", held.Generation, held.Members)
 	}
 	return Verdict{Protected: true}
+}
+
+// verdictTimeout bounds the questions behind a verdict.
+const verdictTimeout = time.Second
+
+// peerLacks asks the peer, now, why its copy could not go on if this node were lost at this moment; empty if it could. Heartbeats and checkpoints would tell of a peer that has
+// just been lost only later.
+func (m *machine) peerLacks(ctx context.Context, here State) string {
+	p, info, err := m.n.partner()
+	if err != nil {
+		return err.Error()
+	}
+	want := Secondary
+	if here == Secondary {
+		want = Protected
+	}
+	for {
+		there, err := p.Inquire(ctx, m.name)
+		switch {
+		case err != nil:
+			return fmt.Sprintf("%s does not answer: %v", info.Name, err)
+		case there.State != want:
+			return fmt.Sprintf("the copy on %s is %s", info.Name, there.State)
+		case there.Answers:
+			return ""
+		}
+		select { // it was given little time to answer: a busy host may take more
+		case <-time.After(m.n.cfg.HeartbeatInterval):
+		case <-ctx.Done():
+			return fmt.Sprintf("the QEMU on %s does not answer", info.Name)
+		}
+	}
 }
 
 // Wait returns as soon as ok is true of the VM's status, without its verdict. It looks again at every change of the VM's state or progress.
