@@ -55,14 +55,6 @@ var guards = []mutant{
 		"	for told := false; ; {", "	if true {\n\t\treturn nil\n\t}\n\tfor told := false; ; {",
 	},
 	{
-		"a primary that can't be told gets the time in which its gate closes", "plan_survive.go",
-		"wait := time.Until(m.leaseOver(c))", "wait := time.Until(m.leaseOver(c)) - time.Hour",
-	},
-	{
-		"heartbeats alone don't open a gate", "gate.go",
-		"!at.IsZero() && time.Now().Before(m.leased) {", "!at.IsZero() {",
-	},
-	{
 		"a yield is stored before the peer is told", "plans.go",
 		"	if err := m.updateNow(ctx, func(v *state.VM) { v.Members = []string{info.Name} }); err != nil {", "	if info.Name == \"\" {",
 	},
