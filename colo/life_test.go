@@ -102,7 +102,7 @@ func (p *pair) addNode(name, qemu, img string) {
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Links: []colo.Link{{Name: "link0", Address: p.top.Links[0].Addrs[name].Addr()}},
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Netns: p.top.Nodes[name].Netns(), QEMU: []string{qemu}, QEMUImg: []string{img}, Accel: "tcg",
-		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32),
+		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32), BitmapRotation: 500 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(p.t.Output(), &slog.HandlerOptions{Level: level})),
 	})
 	must(p.t, err)
@@ -205,9 +205,16 @@ func TestLife(t *testing.T) {
 		must(t, pr.Kill())
 	}
 	protect(n1, blockrepl.Full)
+	time.Sleep(3 * time.Second) // for a few rotations of the bitmaps
 	t.Log("kill the secondary")
 	kill(n2)
 	p.await("n1", colo.Solo)
+	protect(n1, blockrepl.Bitmap)
+	if s, err := n1.Status(ctx, "web"); err != nil || s.Resync.Copied > 0 {
+		t.Errorf("%d bytes were sent again that were durable on the peer (%v)", s.Resync.Copied, err)
+	}
+	write()
+	must(t, n1.Unprotect(ctx, "web"))
 	write()
 	protect(n1, blockrepl.Bitmap)
 	t.Log("kill the primary")

@@ -47,6 +47,7 @@ type NodeConfig struct {
 	HeartbeatPort     int             // UDP; 7788 when 0
 	HeartbeatInterval time.Duration   // 100ms when 0
 	HeartbeatTimeout  time.Duration   // 400ms when 0
+	BitmapRotation    time.Duration   // how often the record of writes is shortened to what may not be durable on the peer; 30s when 0, never when negative
 	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
 	Log               *slog.Logger    // slog.Default when nil
 	Launcher          Launcher        // QEMU when nil
@@ -67,6 +68,7 @@ func (c *NodeConfig) check() error {
 	setDefault(&c.HeartbeatInterval, 100*time.Millisecond)
 	setDefault(&c.HeartbeatTimeout, 400*time.Millisecond)
 	setDefault(&c.HangTimeout, 2*time.Second)
+	setDefault(&c.BitmapRotation, defaultBitmapRotation)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}

@@ -47,8 +47,11 @@ type qemuCopy struct {
 
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
-	acked    netip.Addr                       // peer address with a quickack route of ours
-	mode     blockrepl.Mode
+
+	bitmaps sync.Mutex  // held while bitmaps are moved or taken down
+	proven  atomic.Bool // this daemon has proven COLO, and no write to the peer's disk has failed since
+	acked   netip.Addr  // peer address with a quickack route of ours
+	mode    blockrepl.Mode
 }
 
 // connect opens both QMP sockets and starts to follow QEMU.
@@ -64,6 +67,7 @@ func (c *qemuCopy) connect(ctx context.Context) (err error) {
 	sub := c.main.Subscribe(qmp.SubscribeOptions{Buffer: 1024})
 	c.wg.Go(func() { c.follow(sub) })
 	c.wg.Go(c.watch)
+	c.wg.Go(c.keepBitmapsShort)
 	go c.reap()
 	return nil
 }
@@ -216,6 +220,7 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 				continue
 			}
 			if slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
+				c.proven.Store(false)
 				c.lost("writing to the peer's disk failed on " + d.NodeName)
 			} else if !c.ending.Load() {
 				c.tell(DiskFailed, "writing to this node's own disk failed on "+d.NodeName)

@@ -182,7 +182,11 @@ func (c *qemuCopy) ProveColo(ctx context.Context) error {
 		return fmt.Errorf("QEMU says its COLO mode is %q, not primary", st.Mode)
 	}
 	// All that was sent is durable on the peer since that checkpoint.
-	return blockrepl.Confirm(ctx, c.main, c.disks)
+	if err := blockrepl.Confirm(ctx, c.main, c.disks); err != nil {
+		return err
+	}
+	c.proven.Store(true)
+	return nil
 }
 
 // Checkpoint forces one: setting the delay, to any value, makes QEMU begin at once. One that is already under way does not count, so the
@@ -241,6 +245,9 @@ func (c *qemuCopy) release(ctx context.Context) error {
 	} else {
 		tidy("cancel the migration", c.main.MigrateCancel(ctx))
 	}
+	c.proven.Store(false)
+	c.bitmaps.Lock() // a rotation that was under way has ended: its commands were freed by the yank
+	defer c.bitmaps.Unlock()
 	if m := c.mirror.Load(); m != nil {
 		tidy("abort the resync", m.Abort(ctx))
 	}
