@@ -143,6 +143,9 @@ func (m *machine) syncDisks(ctx context.Context, c Copy, w syncWay, peer Peer, t
 	})
 }
 
+// leastRated is how many seconds something must have gone on before its rate says anything.
+const leastRated = 0.05
+
 // follow turns blockrepl's progress of single disks into the VM's.
 func (m *machine) follow(mode blockrepl.Mode) func(blockrepl.Progress) {
 	last := map[string]blockrepl.Progress{}
@@ -166,7 +169,7 @@ func (m *machine) follow(mode blockrepl.Mode) func(blockrepl.Progress) {
 				out.Rate += int64(d.Rate)
 			}
 		}
-		if took := time.Since(begun).Seconds(); out.Rate == 0 && took > 0 {
+		if took := time.Since(begun).Seconds(); out.Rate == 0 && took >= leastRated {
 			out.Rate = int64(float64(out.Done) / took)
 		}
 		if left := out.Total - out.Done; out.Rate > 0 && left > 0 {

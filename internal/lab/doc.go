@@ -1,5 +1,5 @@
-// Package lab runs two nodes, a client and the networks between them on one machine, loses parts of them on purpose and measures what a
-// client of the virtual machine noticed.
+// Package lab runs two nodes with their daemons, an arbiter, a client and the networks between them on one machine, loses parts of them on
+// purpose and measures what a client of the virtual machine noticed.
 //
 // # Isolation
 //
@@ -14,6 +14,12 @@
 //
 // Every node and the client has a network namespace, made by [NewTopology]. The replication links run through bridges in a further one
 // ("fabric"), so that a link can be lost silently as well as with its carrier.
+//
+// # Daemons
+//
+// A [Node] runs the real colod in its host's network, the [Voter] a witness or etcd in that of a third host. They are started as a service manager
+// starts them, from files that [New] has written, and know nothing of the lab. Steps ask them by their API; the [Journal] follows their
+// events. A host's processes are found by their network: that is what a loss of power kills.
 //
 // # Scenarios
 //

@@ -117,7 +117,11 @@ func (t *Teller) event(e colo.Event) {
 	}
 	const width = 16
 	filled := int(min(done, total) * width / total)
-	t.Progress("%s [%s%s] %s of %s, %s/s", e.Text, strings.Repeat("#", filled), strings.Repeat(".", width-filled), size(done), size(total), size(rate))
+	speed := ""
+	if rate > 0 { // at first nobody knows
+		speed = ", " + size(rate) + "/s"
+	}
+	t.Progress("%s [%s%s] %s of %s%s", e.Text, strings.Repeat("#", filled), strings.Repeat(".", width-filled), size(done), size(total), speed)
 }
 
 // size prints bytes for people.
