@@ -2,7 +2,6 @@ package ansible
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -49,7 +48,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// ansible is a control machine with the collection installed.
+// ansible is a control machine with the collection.
 type ansible struct {
 	t   testing.TB
 	dir string
@@ -63,14 +62,21 @@ func newAnsible(t testing.TB) *ansible {
 	a := &ansible{t: t, dir: t.TempDir(), bin: bin}
 	a.environment()
 	a.write("ansible.cfg", "[defaults]\n")
-	src := filepath.Join(a.dir, "src")
+	src := filepath.Join(a.dir, "ansible_collections", "coloctl", "coloctl")
 	must(t, copyTree("../../examples/ansible", src))
 	module, err := os.ReadFile(filepath.Join(bin, "colo_vm"))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(src, "plugins", "modules", "colo_vm"), module, 0o755))
-	a.run("ansible-galaxy", "collection", "build", "--output-path", a.dir, src)
-	a.run("ansible-galaxy", "collection", "install", "--offline", "-p", a.dir, filepath.Join(a.dir, "coloctl-coloctl-0.1.0.tar.gz"))
 	return a
+}
+
+// pack replaces the collection by what is built from it and installed.
+func (a *ansible) pack() {
+	a.t.Helper()
+	src := filepath.Join(a.dir, "src")
+	must(a.t, os.Rename(filepath.Join(a.dir, "ansible_collections"), src))
+	a.run("ansible-galaxy", "collection", "build", "--output-path", a.dir, filepath.Join(src, "coloctl", "coloctl"))
+	a.run("ansible-galaxy", "collection", "install", "--offline", "-p", a.dir, filepath.Join(a.dir, "coloctl-coloctl-0.1.0.tar.gz"))
 }
 
 func (a *ansible) environment() {
@@ -103,9 +109,7 @@ func copyTree(from, to string) error {
 func (a *ansible) try(argv ...string) (string, error) {
 	a.t.Helper()
 	begun := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd := exec.CommandContext(a.t.Context(), argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = a.dir, a.env
 	out, err := cmd.CombinedOutput()
 	a.t.Logf("%.1f s: %s", time.Since(begun).Seconds(), strings.Join(argv, " "))
@@ -163,6 +167,7 @@ func TestPlaybooks(t *testing.T) {
 	needAnsible(t)
 	s, a := newSite(t), newAnsible(t)
 	s.etc = "etc"
+	a.pack()
 	ports := map[string]string{"n1": freePort(t), "n2": freePort(t), "w1": freePort(t)}
 	var hosts bytes.Buffer
 	fmt.Fprintf(&hosts, "all:\n  vars:\n    ansible_connection: local\n    ansible_python_interpreter: /usr/bin/python3\n    coloctl_service: false\n    coloctl_check: false\n"+

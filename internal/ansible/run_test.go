@@ -1,6 +1,9 @@
 package ansible
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -8,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 )
 
@@ -195,5 +199,41 @@ func TestTime(t *testing.T) {
 	r = s.task(m{"name": "web", "state": "protected", "socket": s.socket("n2"), "timeout": "30s"})
 	if r.Failed || r.Changed || !r.Protected {
 		t.Errorf("the rest: %+v after %s", r, time.Since(begun))
+	}
+}
+
+// TestAlone: without its peer a VM is started, and its protection is waited for until the time is up.
+func TestAlone(t *testing.T) {
+	s := newSite(t)
+	s.configure()
+	s.start("n1")
+	if r := s.task(m{"spec": webSpec, "state": "started"}); r.Failed || !r.Changed || r.Primary != "n1" {
+		t.Fatalf("%+v", r)
+	}
+	r := s.task(m{"name": "web", "state": "protected", "timeout": 1})
+	if !r.Failed || r.Changed || r.RC != api.ExitTimeout || r.Msg != "web runs alone on n1, and no heartbeat comes from its peer: the time is up after 1s" {
+		t.Errorf("%+v", r)
+	}
+	if r := s.task(m{"name": "web", "state": "switched-over", "timeout": 1}); !r.Failed || r.Changed || r.RC != api.ExitRefused ||
+		!strings.Contains(r.Msg, "web runs alone on n1") || !strings.Contains(r.Msg, "bring it to state protected first") {
+		t.Errorf("%+v", r)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(fmt.Errorf("%w: terminated", errInterrupted))
+	data, err := json.Marshal(m{"name": "web", "state": "protected", "socket": s.socket("n1")})
+	must(t, err)
+	if r := Run(ctx, data); !r.Failed || r.RC != exitInterrupted || !strings.Contains(r.Msg, "interrupted: terminated") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	op := api.Operation{Steps: []api.OpStep{{Name: "check the peer", Of: 9}, {Name: "copy the disks", Index: 2, Of: 9}},
+		Progress: &colo.Progress{What: "vda", Done: 3 << 30, Total: 10 << 30, ETA: 90*time.Second + time.Millisecond}}
+	if got := progress(op); got != "step 3 of 9, copy the disks, vda 30 % of 10GiB, 1m30s left" {
+		t.Error(got)
+	}
+	if got := progress(api.Operation{}); got != "" {
+		t.Error(got)
 	}
 }
