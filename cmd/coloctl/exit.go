@@ -50,7 +50,7 @@ func exitCode(err error) int {
 		return exit.Code
 	case errors.Is(err, lab.ErrInterrupted):
 		return exitInterrupted
-	case errors.As(err, &usage), errors.As(err, &invalid), errors.Is(err, lab.ErrName), errors.Is(err, lab.ErrArbiter), errors.Is(err, lab.ErrUnknownScenario):
+	case errors.As(err, &usage), errors.As(err, &invalid), errors.Is(err, lab.ErrName), errors.Is(err, lab.ErrArbiter), errors.Is(err, lab.ErrLauncher), errors.Is(err, lab.ErrUnknownScenario):
 		return exitUsage
 	case errors.Is(err, errDeclined), errors.Is(err, errUnsafe), errors.Is(err, errUnwell), errors.Is(err, errExists):
 		return exitRefused

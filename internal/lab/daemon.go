@@ -32,6 +32,9 @@ func (a *Assets) FindDaemon(ctx context.Context, o Options, s *Scenario) (err er
 	default:
 		return fmt.Errorf("%w: %q: expected %s or %s", ErrArbiter, kind, config.ArbiterWitness, config.ArbiterEtcd)
 	}
+	if err := checkLauncher(o.Launcher, s); err != nil {
+		return err
+	}
 	if a.Clock = s != nil && s.Clock; a.Clock {
 		a.Daemon, err = buildDaemon(ctx, name, true)
 		return err

@@ -27,6 +27,8 @@ var (
 	ErrUnknownScenario = errors.New("unknown scenario")
 	// ErrArbiter is returned for a kind of arbiter that a lab can't have.
 	ErrArbiter = errors.New("unknown kind of arbiter")
+	// ErrLauncher is returned for what can't start QEMU in a lab.
+	ErrLauncher = errors.New("unknown launcher")
 	// ErrInterrupted is the cause of a context that ended because a person asked for it.
 	ErrInterrupted = errors.New("interrupted")
 )

@@ -32,9 +32,11 @@ type Options struct {
 	Assets *Assets
 	// Arbiter is witness (default) or etcd.
 	Arbiter string
-	Links   int   // replication links; 1 when 0
-	Memory  int64 // of the guest, bytes; 256 MiB when 0
-	Disk    int64 // of the guest, bytes; 64 MiB when 0
+	// Launcher is who starts QEMU: colod (default) or libvirt, whose libvirtd must be installed.
+	Launcher string
+	Links    int   // replication links; 1 when 0
+	Memory   int64 // of the guest, bytes; 256 MiB when 0
+	Disk     int64 // of the guest, bytes; 64 MiB when 0
 	// HoldDown is how long a node that has returned must be well before a VM is protected by it again; the daemons' default when 0.
 	HoldDown time.Duration
 	// Dir is the lab's folder, which must not exist or be empty; [Root] is the place for it.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/libvirtd"
 )
 
 // ErrPowerOff is returned for a node whose power is off.
@@ -22,9 +23,10 @@ type Node struct {
 	Client *api.Client
 
 	lab    *Lab
-	daemon *process // nil while it doesn't run
-	off    bool     // its power is
-	lost   int      // how often that was so
+	daemon *process         // nil while it doesn't run
+	virt   *libvirtd.Daemon // nil unless libvirt starts the node's QEMUs
+	off    bool             // its power is
+	lost   int              // how often that was so
 }
 
 func newNode(l *Lab, name string) (*Node, error) {
@@ -45,6 +47,9 @@ func (n *Node) StartDaemon(ctx context.Context) error {
 		return nil
 	}
 	l := n.lab
+	if err := n.startLibvirt(ctx); err != nil {
+		return err
+	}
 	log, err := os.OpenFile(n.path("colod.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -147,6 +152,9 @@ func (n *Node) PowerOff(ctx context.Context) error {
 	// Dark first: nothing that ends may still send anything.
 	top := n.lab.Topology
 	err := errors.Join(top.SetPower(n.Name, false), top.Nodes[n.Name].killAll(ctx), n.KillDaemon(), top.forgetNetwork(n.Name))
+	if n.virt != nil {
+		err = errors.Join(err, n.virt.Lose())
+	}
 	n.lost++
 	return errors.Join(err, os.Rename(n.path("run"), n.path(fmt.Sprintf("run-lost-%d", n.lost))), os.Mkdir(n.path("run"), 0o700))
 }
@@ -168,5 +176,9 @@ func (n *Node) end(ctx context.Context) error {
 	if n.daemon != nil {
 		n.daemon.wanted.Store(true)
 	}
-	return errors.Join(n.lab.Topology.Nodes[n.Name].killAll(ctx), n.KillDaemon())
+	err := errors.Join(n.lab.Topology.Nodes[n.Name].killAll(ctx), n.KillDaemon())
+	if n.virt != nil {
+		err = errors.Join(err, n.virt.Close())
+	}
+	return err
 }

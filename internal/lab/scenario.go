@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/config"
 )
 
 // A Scenario is what happens to a lab, and what must be true afterwards.
@@ -26,6 +27,8 @@ type Scenario struct {
 	Boots int
 	// SmallState and Clock are what the lab needs besides: state folders that can be filled, daemons whose clocks can be set.
 	SmallState, Clock bool
+	// Libvirt says that libvirt has to start the QEMUs.
+	Libvirt bool
 	// Steps are done in order. A step that fails ends the run.
 	Steps func(p Params) []Step
 	// Checks are made of the result when all steps were done, in addition to those that hold in every scenario.
@@ -101,6 +104,9 @@ type RunOptions struct {
 // what makes a result impossible: an interruption, or a machine that can't run a lab.
 func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	o.Lab.Disk, o.Lab.SmallState = s.Disk, s.SmallState
+	if s.Libvirt {
+		o.Lab.Launcher = config.LauncherLibvirt
+	}
 	o.Lab.Tell = o.Tell.event
 	r := &Run{
 		Scenario: s, Rand: rand.New(rand.NewPCG(o.Seed, 0x636f6c6f)), Tell: o.Tell,
@@ -150,6 +156,9 @@ func (r *Run) steps(ctx context.Context, steps []Step) error {
 				err = fmt.Errorf("%w: %w", cause, err)
 			}
 			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+		if err := r.Lab.agree(ctx); err != nil {
+			return fmt.Errorf("after %s: %w", s.Name, err)
 		}
 	}
 	return nil

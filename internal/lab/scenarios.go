@@ -77,6 +77,7 @@ var Scenarios = []Scenario{
 		Name: "flap", Summary: "the link goes up and down for a minute (--for)",
 		Steps: func(p Params) []Step { return once(flap(p.or(time.Minute)))(p) },
 	},
+	{Name: "restart-libvirtd", Summary: "libvirt starts the QEMUs, and is restarted under protection", Libvirt: true, Steps: quietly(restartLibvirt)},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

@@ -100,6 +100,10 @@ func (l *Lab) nodeConfig(i int) *config.Config {
 	}
 	peer.API = append(peer.API, hostPort(other, apiPort))
 	c.Peers = []config.Peer{peer}
+	if l.opts.Launcher == config.LauncherLibvirt {
+		c.Launcher = config.LauncherLibvirt
+		c.Libvirt = &config.Libvirt{Socket: l.path(me, "libvirt", "run", "libvirt-sock"), LogDir: l.path(me, "libvirt", "log", "qemu")}
+	}
 	switch l.opts.Arbiter {
 	case config.ArbiterEtcd:
 		c.Arbiter = config.Arbiter{Kind: config.ArbiterEtcd, Etcd: &config.Etcd{Endpoints: []string{"http://" + hostPort(witnessName, etcdPort)}}}

@@ -182,6 +182,31 @@ func (d *Daemon) LogDir() string { return filepath.Join(d.o.Dir, "log", "qemu") 
 // PID is the daemon's process.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 
+// Running says whether it does: somebody else may have ended it.
+func (d *Daemon) Running() bool {
+	if d.cmd == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Lose is Stop with the loss of what a host forgets when its power fails.
+func (d *Daemon) Lose() error {
+	if err := d.Stop(); err != nil {
+		return err
+	}
+	run := filepath.Join(d.o.Dir, "run")
+	if err := os.RemoveAll(run); err != nil {
+		return err
+	}
+	return os.Mkdir(run, 0o755)
+}
+
 // Stop ends the daemon and nothing else.
 func (d *Daemon) Stop() error {
 	if d.cmd == nil {
