@@ -9,6 +9,7 @@ import (
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/libvirt"
 	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
 )
@@ -52,7 +53,8 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &usage), errors.As(err, &invalid), errors.Is(err, lab.ErrName), errors.Is(err, lab.ErrArbiter), errors.Is(err, lab.ErrLauncher), errors.Is(err, lab.ErrUnknownScenario):
 		return exitUsage
-	case errors.Is(err, errDeclined), errors.Is(err, errUnsafe), errors.Is(err, errUnwell), errors.Is(err, errExists):
+	case errors.Is(err, errDeclined), errors.Is(err, errUnsafe), errors.Is(err, errUnwell), errors.Is(err, errExists), errors.Is(err, errCannotProtect),
+		errors.Is(err, libvirt.ErrRunning), errors.Is(err, libvirt.ErrTransient), errors.Is(err, libvirt.ErrNoDomain):
 		return exitRefused
 	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout

@@ -22,6 +22,7 @@ func vmCommand(r rules) *cli.Command {
 	return group(&cli.Command{Name: "vm", Usage: "make, start, stop, change and delete VMs", Subcommands: []*cli.Command{
 		r.change(&cli.Command{Name: "create", Usage: "make a VM from its spec; it is not started", Flags: []cli.Flag{specFlag()},
 			Action: withSite(vmCreate)}, operands{}),
+		r.change(&cli.Command{Name: "import", Usage: "make a spec, or a VM, of a domain of libvirt's", Flags: importFlags(), Action: vmImport}, operands{}),
 		r.remote(&cli.Command{Name: "list", Usage: "list the VMs", Action: withSite(vmList)}, operands{}),
 		r.remote(&cli.Command{Name: "show", Usage: "show a VM's spec", Action: withSite(vmShow)}, vm),
 		r.operation(&cli.Command{Name: "start", Usage: "start a VM", Action: withSite(action{
