@@ -254,6 +254,11 @@ func (c *Config) Validate() error {
 	if !nodeName.MatchString(c.Node) {
 		bad("node", "%q is not a name: expected a letter, then at most 30 lower-case letters, digits or dashes", c.Node)
 	}
+	for field, argv := range map[string][]string{"command": c.QEMU.Command, "img": c.QEMU.Img} {
+		if argv[0] == "" {
+			bad("qemu."+field, "its program is empty: expected a name or path")
+		}
+	}
 	if c.QEMU.Accel != "kvm" && c.QEMU.Accel != "tcg" {
 		bad("qemu.accel", "%q: expected kvm or tcg", c.QEMU.Accel)
 	}

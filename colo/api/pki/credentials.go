@@ -129,8 +129,8 @@ func (c *Credentials) Err() error {
 	c.mu.Unlock()
 	leaf, now := m.cert.Leaf, time.Now()
 	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
-		err = errors.Join(err, fmt.Errorf("%w: %s is valid from %s to %s", ErrExpired, c.files.Identity,
-			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339)))
+		err = errors.Join(err, fmt.Errorf("%w: %s is valid from %s to %s (issue a new one with coloctl pki issue --renew %s, or correct this host's clock)",
+			ErrExpired, c.files.Identity, leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), m.id))
 	}
 	return err
 }
@@ -207,7 +207,7 @@ func (c *Credentials) Dialer(server Identity, dial func(ctx context.Context, net
 		}
 		conn := tls.Client(raw, c.Client(server))
 		if err := conn.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("tls with %s at %s: %w", server, addr, err), raw.Close())
+			return nil, errors.Join(c.refused(server, addr, err), raw.Close())
 		}
 		return conn, nil
 	}

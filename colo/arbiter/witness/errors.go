@@ -10,7 +10,7 @@ import (
 // Errors of a witness that was asked and has answered.
 var (
 	// ErrSameHost is returned to a node on the witness's own host.
-	ErrSameHost = errors.New("the witness runs on this node's host and would die with it")
+	ErrSameHost = errors.New("the witness runs on this node's host and would die with it (run it on a third machine)")
 
 	// ErrForbidden is returned to a caller whose certificate isn't for what it asks: claims are for nodes only.
 	ErrForbidden = errors.New("refused by the witness")
