@@ -147,6 +147,13 @@ func (n NIC) toCompare() string { return "redout-" + n.Name }
 func (n NIC) comparer() string  { return "comp-" + n.Name }
 func (n NIC) iothread() string  { return "io-" + n.Name }
 
+// The primary's parts for a comparer outside of QEMU: see external.go.
+func (n NIC) secondaryOut() string { return "cr-" + n.Name }
+func (n NIC) sinkDev(i int) string { return fmt.Sprintf("ck%d-%s", i, n.Name) }
+func (n NIC) sink(i int) string    { return fmt.Sprintf("sink%d-%s", i, n.Name) }
+func (n NIC) fromPeer() string     { return "secin-" + n.Name }
+func (n NIC) toProcess() string    { return "secout-" + n.Name }
+
 // The secondary's objects.
 func (n NIC) mirrorIn() string  { return "fin-" + n.Name }
 func (n NIC) compareTo() string { return "fout-" + n.Name }

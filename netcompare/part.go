@@ -19,9 +19,17 @@ type part struct {
 	kind   string // QOM type; "" for a chardev
 	props  map[string]any
 	socket qmp.ChardevSocket
+	sink   bool // a chardev that is always open and takes everything
 }
 
 func (p part) add(ctx context.Context, c *qmp.Client) error {
+	if p.sink {
+		backend := map[string]any{"type": "file", "data": map[string]any{"out": "/dev/null"}}
+		if err := c.Execute(ctx, "chardev-add", map[string]any{"id": p.id, "backend": backend}, nil); err != nil {
+			return fmt.Errorf("chardev %s: %w", p.id, err)
+		}
+		return nil
+	}
 	if p.kind == "" {
 		if err := c.ChardevAddSocket(ctx, p.id, p.socket); err != nil {
 			return fmt.Errorf("chardev %s: %w", p.id, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,8 @@ type Options struct {
 	MaxQueueSize int
 	// ConnectTimeout bounds the waiting for all streams to be connected, TLS handshakes included. The guest runs meanwhile.
 	ConnectTimeout time.Duration
+	// External leaves comparing to a process outside of QEMU, which connects by ComparerNICs.
+	External bool
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -146,18 +149,22 @@ func primaryParts(nics []NIC, ep Endpoint, o Options, objects map[string]bool) (
 			ep.stream(n.mirrorStream(), ports.Mirror, false),
 			ep.stream(n.compareStream(), ports.Compare, false),
 		)
+		filter := func(kind, id string, props map[string]any) part {
+			if objects[n.rewriter()] {
+				props["insert"], props["position"] = "before", "id="+n.rewriter()
+			}
+			return n.filter(kind, id, props)
+		}
+		if o.External {
+			rest = append(rest, n.externalParts(o, filter)...)
+			continue
+		}
 		for _, end := range [][2]string{{n.compareIn(), n.compareInEnd()}, {n.compareOut(), n.compareOutEnd()}} {
 			path := filepath.Join(o.SocketDir, end[0]+".sock")
 			rest = append(rest,
 				part{id: end[0], socket: qmp.ChardevSocket{Unix: path, Server: true}},
 				part{id: end[1], socket: qmp.ChardevSocket{Unix: path}},
 			)
-		}
-		filter := func(kind, id string, props map[string]any) part {
-			if objects[n.rewriter()] {
-				props["insert"], props["position"] = "before", "id="+n.rewriter()
-			}
-			return n.filter(kind, id, props)
 		}
 		compare := map[string]any{
 			"primary_in":         n.compareInEnd(),
@@ -189,8 +196,12 @@ func Enable(ctx context.Context, c *qmp.Client, nics []NIC) error {
 	if err := Streams(ctx, c, nics); err != nil {
 		return err
 	}
+	have, err := look(ctx, c)
+	if err != nil {
+		return err
+	}
 	for _, n := range nics {
-		for _, id := range []string{n.mirror(), n.toCompare()} {
+		for _, id := range have.switched(n) {
 			if err := setStatus(ctx, c, id, "on"); err != nil {
 				return undoing(ctx, err, func(ctx context.Context) error { return Disable(ctx, c, nics) })
 			}
@@ -212,7 +223,9 @@ func Disable(ctx context.Context, c *qmp.Client, nics []NIC) error {
 func disable(ctx context.Context, c *qmp.Client, nics []NIC, have inventory) error {
 	var errs []error
 	for _, n := range nics {
-		for _, id := range []string{n.toCompare(), n.mirror()} {
+		ids := have.switched(n)
+		slices.Reverse(ids)
+		for _, id := range ids {
 			if have.objects[id] {
 				errs = append(errs, setStatus(ctx, c, id, "off"))
 			}
@@ -238,7 +251,8 @@ func Disconnect(ctx context.Context, c *qmp.Client, nics []NIC) error {
 	// All NICs speak again before any of the rest, which is only tidying.
 	errs := []error{disable(ctx, c, nics, have)}
 	streams, rest := primaryParts(nics, Endpoint{}, Options{}, nil)
-	errs = append(errs, have.remove(ctx, c, append(streams, rest...)))
+	_, external := primaryParts(nics, Endpoint{}, Options{External: true}, nil)
+	errs = append(errs, have.remove(ctx, c, unique(slices.Concat(streams, rest, external))))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("disconnect the network: %w", err)
 	}
