@@ -13,7 +13,7 @@ all: build
 build: ## binaries in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o $(BIN)/ ./cmd/...
 	cd cmd/colod-etcd && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags="$(LDFLAGS)" -o ../../$(BIN)/ .
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/guest-init ./internal/guest/init
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags="-s -w" -o $(BIN)/guest-init ./internal/guest/init
 
 packages: ## deb and rpm in dist/; the same commit gives the same bytes
 	packaging/build dist

@@ -107,7 +107,10 @@ func store(path string, data []byte) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
-	z := gzip.NewWriter(f)
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed) // it is read once per boot, and often made on a busy machine
+	if err != nil {
+		return err
+	}
 	_, err = z.Write(data)
 	err = errors.Join(err, z.Close(), f.Chmod(0o644), f.Close())
 	if err != nil {

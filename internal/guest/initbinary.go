@@ -72,7 +72,7 @@ func buildInit(ctx context.Context, cacheDir string) (string, error) {
 	}
 	defer os.RemoveAll(temp)
 	built := filepath.Join(temp, "guest-init")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, ".")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", built, ".")
 	build.Dir = source
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=")
 	var report bytes.Buffer

@@ -111,7 +111,7 @@ func buildDaemon(ctx context.Context, name string, clock bool) (string, error) {
 	}
 	defer os.RemoveAll(temp)
 	built := filepath.Join(temp, name)
-	args := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", built}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", built}
 	path := filepath.Join(dir, name)
 	if clock {
 		file, err := overlay(ctx, temp)
