@@ -52,6 +52,9 @@ type NodeConfig struct {
 	Log               *slog.Logger    // slog.Default when nil
 	Launcher          Launcher        // QEMU when nil
 	Starter           Starter         // of QEMU; the node itself when nil
+	// Comparer is how the comparer of streams is started (colod compare): its program and arguments, to which a folder is added.
+	// Without it VMs can only have QEMU's own.
+	Comparer []string
 	// Recovery makes the node act by itself; nil leaves everything but failover to its user.
 	Recovery *Recovery
 	// ListenPacket opens a heartbeat's socket; in the node's network namespace when nil.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/qmp"
 	"github.com/coloctl/coloctl/state"
 )
@@ -30,20 +31,22 @@ type qemuCopy struct {
 	dir   string
 	log   *slog.Logger
 
-	main   *qmp.Client // commands
-	rescue *qmp.Client // out of band, and the question whether QEMU lives: never anything that can wait for a disk
-	events chan CopyEvent
-	quit   chan struct{} // closed by Disconnect
-	killed chan struct{} // closed by Kill
-	kill1  sync.Once
-	once   sync.Once
-	cp     checkpoints
-	inColo atomic.Bool
-	ending atomic.Bool // replication is being ended by us: what is lost now is no news
-	off    atomic.Bool // the guest has switched itself off, see qemu_off.go
-	second atomic.Bool // a standby or secondary that was not promoted
-	wg     sync.WaitGroup
-	leases netcompare.Leases // of its gate
+	main       *qmp.Client // commands
+	rescue     *qmp.Client // out of band, and the question whether QEMU lives: never anything that can wait for a disk
+	events     chan CopyEvent
+	quit       chan struct{} // closed by Disconnect
+	killed     chan struct{} // closed by Kill
+	kill1      sync.Once
+	once       sync.Once
+	cp         checkpoints
+	inColo     atomic.Bool
+	ending     atomic.Bool // replication is being ended by us: what is lost now is no news
+	off        atomic.Bool // the guest has switched itself off, see qemu_off.go
+	second     atomic.Bool // a standby or secondary that was not promoted
+	wg         sync.WaitGroup
+	leases     netcompare.Leases // of its gate
+	protection atomic.Pointer[ProtectionSpec]
+	keeper     atomic.Pointer[comparer.Keeper] // of the comparer of streams, while there is one
 
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
@@ -84,6 +87,13 @@ func (c *qemuCopy) reap() {
 	_ = c.main.Close()
 	_ = c.rescue.Close()
 	_ = c.leases.Close()
+	if ended {
+		if err := c.stopComparer(context.Background()); err != nil {
+			c.log.Warn("end the comparer", "err", err)
+		}
+	} else if k := c.keeper.Load(); k != nil {
+		k.Leave()
+	}
 	c.wg.Wait()
 	if ended && c.off.Load() && c.l.endsWithGuest() {
 		c.log.Info("QEMU was ended because its guest is off")

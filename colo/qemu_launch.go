@@ -122,6 +122,9 @@ func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 	if err := netcompare.Check(nics); err != nil {
 		errs = append(errs, err)
 	}
+	if err := l.cfg.checkComparer(s); err != nil {
+		errs = append(errs, err)
+	}
 	for _, n := range nics {
 		if err := l.host.CheckBridge(ctx, n.Bridge); err != nil {
 			errs = append(errs, fmt.Errorf("NIC %s: %w", n.Name, err))
@@ -199,7 +202,7 @@ func (l *qemuLauncher) colo(r LaunchRequest) []string {
 	disks, nics := l.parts(r.Spec)
 	dir := l.dir(r.Spec.Name)
 	var argv []string
-	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket} {
+	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, compareSocket} {
 		argv = append(argv, "-qmp", "unix:"+filepath.Join(dir, sock)+",server=on,wait=off")
 	}
 	if r.Standby {
@@ -323,8 +326,10 @@ func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
 
 func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
 	disks, nics := l.parts(s)
-	return &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}), killed: make(chan struct{}),
+	c := &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}), killed: make(chan struct{}),
 		log: l.cfg.Log.With("node", l.cfg.Name, "vm", s.Name, "pid", p.pid)}
+	c.setProtection(s.Protection)
+	return c
 }
 
 func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (Copy, View, error) {
@@ -361,6 +366,9 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	}
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
+	if v.Mode == "primary" {
+		c.adoptComparer()
+	}
 	if acked, err := l.host.QuickAcks(ctx); err == nil && len(acked) > 0 {
 		c.acked = acked[0]
 	}
@@ -370,11 +378,11 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)
 	dir := l.dir(s.Name)
-	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks)}
+	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks), l.keeper(s.Name).Stop(ctx)}
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}
-	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, scanSocket, pidFile} {
+	for _, sock := range []string{qmpSocket, rescueSocket, monitorSocket, compareSocket, scanSocket, pidFile} {
 		if err := os.Remove(filepath.Join(dir, sock)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

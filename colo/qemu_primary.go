@@ -56,10 +56,10 @@ func (c *qemuCopy) TuneSync(ctx context.Context, speed int64, paused bool) error
 }
 
 func (c *qemuCopy) Connect(ctx context.Context, to Endpoint) error {
-	p := c.spec.Protection
-	return netcompare.Connect(ctx, c.main, c.nics, to.net(), netcompare.Options{
-		SocketDir: c.dir, CompareTimeout: time.Duration(p.CompareTimeout), ExpiredScanCycle: time.Duration(p.ExpiredScanCycle),
-	})
+	if err := netcompare.Connect(ctx, c.main, c.nics, to.net(), c.compareOptions()); err != nil {
+		return err
+	}
+	return c.startComparer(ctx) // what is left after an error is Release's
 }
 
 // CopyMemory starts the migration that becomes COLO and waits until QEMU has stopped the guest for the switch.
@@ -67,7 +67,7 @@ func (c *qemuCopy) CopyMemory(ctx context.Context, to Endpoint) error {
 	if err := qmp.SetColoCapabilities(ctx, c.main); err != nil {
 		return err
 	}
-	p := c.spec.Protection
+	p := c.protection.Load()
 	params := map[string]any{"x-checkpoint-delay": time.Duration(p.CheckpointDelay).Milliseconds(), "max-bandwidth": int64(p.MaxBandwidth), "downtime-limit": firstDowntime.Milliseconds()}
 	if p.MaxBandwidth == 0 {
 		params["max-bandwidth"] = int64(10e9)
@@ -194,7 +194,7 @@ func (c *qemuCopy) ProveColo(ctx context.Context) error {
 func (c *qemuCopy) Checkpoint(ctx context.Context) error {
 	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("STOP", "RESUME", "COLO_EXIT")})
 	defer sub.Close()
-	delay := time.Duration(c.spec.Protection.CheckpointDelay).Milliseconds()
+	delay := time.Duration(c.protection.Load().CheckpointDelay).Milliseconds()
 	if err := c.main.MigrateSetParameters(ctx, map[string]any{"x-checkpoint-delay": delay}); err != nil {
 		return err
 	}
@@ -252,6 +252,7 @@ func (c *qemuCopy) release(ctx context.Context) error {
 		tidy("abort the resync", m.Abort(ctx))
 	}
 	tidy("detach the peer's disks", blockrepl.Detach(ctx, c.main, c.disks))
+	tidy("end the comparer", c.stopComparer(ctx))
 	errs = append(errs, netcompare.Disconnect(ctx, c.main, c.nics)) // it holds the guest's output
 	c.inColo.Store(false)
 	c.mirror.Store(nil)

@@ -52,12 +52,14 @@ type NICSpec struct {
 
 // ProtectionSpec tunes COLO for one VM. Zero values mean the defaults.
 type ProtectionSpec struct {
-	Level            string   `yaml:"level,omitempty" json:"level"`                           // protected (default) or none
-	CheckpointDelay  Duration `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 300ms
-	CompareTimeout   Duration `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
-	ExpiredScanCycle Duration `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
-	MaxBandwidth     Size     `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
-	SyncSpeed        Size     `yaml:"sync-speed,omitempty" json:"sync_speed"`                 // disk copy, bytes a second; 0 is no limit
+	Level            string        `yaml:"level,omitempty" json:"level"`                           // protected (default) or none
+	CheckpointDelay  Duration      `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 300ms
+	CompareTimeout   Duration      `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
+	Comparer         string        `yaml:"comparer,omitempty" json:"comparer"`                     // builtin (default) or stream
+	Compare          []CompareRule `yaml:"compare,omitempty" json:"compare,omitempty"`             // stream only: flows that are not compared; the first rule that fits decides
+	ExpiredScanCycle Duration      `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
+	MaxBandwidth     Size          `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
+	SyncSpeed        Size          `yaml:"sync-speed,omitempty" json:"sync_speed"`                 // disk copy, bytes a second; 0 is no limit
 }
 
 // Levels of protection.
@@ -118,6 +120,7 @@ func (s *Spec) setDefaults() {
 	p := &s.Protection
 	setDefault(&p.Level, LevelProtected)
 	setDefault(&p.CheckpointDelay, Duration(defaultCheckpointDelay))
+	setDefault(&p.Comparer, ComparerBuiltin)
 	setDefault(&p.CompareTimeout, Duration(defaultCompareTimeout))
 	setDefault(&p.ExpiredScanCycle, Duration(defaultExpiredScanCycle))
 }
@@ -151,6 +154,7 @@ func (s *Spec) Validate() error {
 	if l := s.Protection.Level; l != LevelProtected && l != LevelNone {
 		bad("protection.level", "%q: expected %s or %s", l, LevelProtected, LevelNone)
 	}
+	s.Protection.validateComparer(bad)
 	s.validateDisks(bad)
 	s.validateNICs(bad)
 	for field, d := range map[string]Duration{"checkpoint-delay": s.Protection.CheckpointDelay, "compare-timeout": s.Protection.CompareTimeout,

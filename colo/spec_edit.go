@@ -69,6 +69,9 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			return nil
 		}},
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
+			if runs { // its images are in use, by itself
+				return m.n.cfg.checkComparer(a.spec)
+			}
 			if err := m.n.launcher.Check(ctx, a.spec); err != nil && !errors.Is(err, ErrImageMissing) {
 				return err
 			}
@@ -100,6 +103,9 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			m.mu.Lock()
 			m.spec = a.spec
 			m.mu.Unlock()
+			if c, ok := m.current().(interface{ setProtection(p ProtectionSpec) }); ok {
+				c.setProtection(a.spec.Protection)
+			}
 			return nil
 		}},
 	}}

@@ -59,7 +59,7 @@ func TestEveryFieldIsSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := map[string]string{"Store": "opened", "Records": "in the store", "Arbiter": "opened", "HeartbeatKey": "read from its file", "Log": "made from log",
-		"Launcher": "for tests", "ListenPacket": "for tests", "BitmapRotation": "of the library"}
+		"Launcher": "for tests", "ListenPacket": "for tests", "Comparer": "this program", "BitmapRotation": "of the library"}
 	v := reflect.ValueOf(c.NodeConfig())
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Name

@@ -46,6 +46,7 @@ type bed struct {
 	dir    string
 	assets *lab.Assets
 	top    *lab.Topology
+	self   string // this program
 	say    func(format string, args ...any)
 }
 
@@ -54,7 +55,11 @@ func newBed(dir string, assets *lab.Assets, say func(string, ...any)) (*bed, err
 	if err != nil {
 		return nil, err
 	}
-	return &bed{dir: dir, assets: assets, top: top, say: say}, nil
+	self, err := os.Executable()
+	if err != nil {
+		return nil, errors.Join(err, top.Close())
+	}
+	return &bed{dir: dir, assets: assets, top: top, self: self, say: say}, nil
 }
 
 func (b *bed) Close() error { return b.top.Close() }
@@ -185,9 +190,20 @@ func (p *pair) startNode(ctx context.Context, i int, name string, votes arbiter.
 		Links: []colo.Link{{Name: b.top.Links[0].Name, Address: b.linkOf(name)}}, Ports: colo.PortRange{First: 9000, Last: 9099},
 		Netns: b.top.Nodes[name].Netns(), Accel: b.assets.Accel,
 		QEMU: append(append([]string{}, b.assets.QEMU...), monitorArgs(p.dirs[i])...), QEMUImg: b.assets.QEMUImg,
-		Arbiter: votes, HeartbeatKey: make([]byte, 32), Log: slog.New(slog.DiscardHandler),
+		Comparer: []string{b.self, "compare"},
+		Arbiter:  votes, HeartbeatKey: make([]byte, 32), Log: slog.New(slog.DiscardHandler),
 	})
 	return err
+}
+
+// compareWith changes the comparer of the VM, which runs alone.
+func (p *pair) compareWith(ctx context.Context, comparer string) error {
+	s, tag, err := p.nodes[0].Spec(vm)
+	if err != nil {
+		return err
+	}
+	s.Protection.Comparer = comparer
+	return p.nodes[0].Edit(ctx, vm, s, tag)
 }
 
 // protect makes the VM redundant, the disks by a full copy as at the first time.

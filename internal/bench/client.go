@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/coloctl/coloctl/colo"
 )
 
 // load is what a client feels of a guest.
@@ -25,34 +27,48 @@ func (b *bed) requests(ctx context.Context, o scale) (gs []Group, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	var alone, protected load
+	var alone, protected, stream load
 	for turn := range o.turns {
 		if err := alone.measure(ctx, b, p, o, fmt.Sprintf("a%d", turn)); err != nil {
 			return nil, fmt.Errorf("requests to a guest alone: %w", err)
 		}
-		if err := p.protect(ctx); err != nil {
-			return nil, err
+		for _, with := range []struct {
+			comparer string
+			into     *load
+		}{{colo.ComparerBuiltin, &protected}, {colo.ComparerStream, &stream}} {
+			if err := p.compareWith(ctx, with.comparer); err != nil {
+				return nil, err
+			}
+			if err := p.protect(ctx); err != nil {
+				return nil, err
+			}
+			if err := with.into.measure(ctx, b, p, o, fmt.Sprintf("%s%d", with.comparer[:1], turn)); err != nil {
+				return nil, fmt.Errorf("requests to a protected guest (comparer %s): %w", with.comparer, err)
+			}
+			if err := p.unprotect(ctx); err != nil {
+				return nil, err
+			}
 		}
-		if err := protected.measure(ctx, b, p, o, fmt.Sprintf("p%d", turn)); err != nil {
-			return nil, fmt.Errorf("requests to a protected guest: %w", err)
-		}
-		if err := p.unprotect(ctx); err != nil {
-			return nil, err
-		}
-		b.say("requests: median %.1f ms alone, %.1f ms protected", *quantile(0.5, alone.fresh), *quantile(0.5, protected.fresh))
+		b.say("requests: median %.1f ms alone, %.1f ms protected, %.1f ms with the comparer of streams", *quantile(0.5, alone.fresh), *quantile(0.5, protected.fresh),
+			*quantile(0.5, stream.fresh))
 	}
 	group := func(name string, a, p []float64) Group {
 		return Group{Name: name, Left: "alone", Right: "protected", Note: fmt.Sprintf("%d each", len(a)), Rows: rows("", "ms", a, p, 0.5, 0.9, 0.99, 1)}
 	}
-	gs = []Group{
-		group("HTTP request, a new connection each", alone.fresh, protected.fresh),
-		group("HTTP request on a kept connection", alone.kept, protected.kept),
-		group("HTTP request with a write to disk", alone.writes, protected.writes),
-		{Name: fmt.Sprintf("HTTP download of %d MB", o.download/1e6), Left: "alone", Right: "protected", Note: fmt.Sprintf("medians of %d each", len(alone.download)),
-			Rows: rows("throughput,", "MB/s", alone.download, protected.download, 0.5)},
+	for _, with := range []struct {
+		suffix string
+		l      *load
+	}{{"", &protected}, {", comparer of streams", &stream}} {
+		first := len(gs)
+		gs = append(gs,
+			group("HTTP request, a new connection each"+with.suffix, alone.fresh, with.l.fresh),
+			group("HTTP request on a kept connection"+with.suffix, alone.kept, with.l.kept),
+			group("HTTP request with a write to disk"+with.suffix, alone.writes, with.l.writes),
+			Group{Name: fmt.Sprintf("HTTP download of %d MB%s", o.download/1e6, with.suffix), Left: "alone", Right: "protected", Note: fmt.Sprintf("medians of %d each", len(alone.download)),
+				Rows: rows("throughput,", "MB/s", alone.download, with.l.download, 0.5)})
+		share := float64(with.l.checkpoints) / float64(with.l.requests)
+		gs[first].Rows = append(gs[first].Rows, row("checkpoints a request, all kinds", "", nil, &share))
 	}
-	share := float64(protected.checkpoints) / float64(protected.requests)
-	gs[0].Rows = append(gs[0].Rows, row("checkpoints a request, all kinds", "", nil, &share))
 	return gs, nil
 }
 

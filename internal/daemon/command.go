@@ -6,12 +6,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 )
 
 // Exit codes of the program. A service manager should not restart it after exitUsage.
@@ -25,6 +27,7 @@ const usage = `usage: %[1]s [run] [--config FILE]       run this node's daemon
        %[1]s check [--config FILE]       compare the configuration with this host
        %[1]s witness [--config FILE]     run a witness
        %[1]s witness check [--config FILE]
+       %[1]s compare FOLDER              compare a VM's packets; started by the daemon
        %[1]s version
 `
 
@@ -97,6 +100,14 @@ func (p Program) run(args []string) error {
 	}
 	if err != nil {
 		return &usageError{err.Error() + "\n" + fmt.Sprintf(usage, p.Name)}
+	}
+	if verb == "compare" {
+		if set.NArg() != 1 {
+			return &usageError{"compare needs the folder of a VM\n" + fmt.Sprintf(usage, p.Name)}
+		}
+		return p.signalled(func(ctx context.Context, _ <-chan os.Signal) error {
+			return comparer.Run(ctx, set.Arg(0), slog.New(slog.NewTextHandler(p.Stderr, nil)))
+		})
 	}
 	if set.NArg() > 0 {
 		return &usageError{fmt.Sprintf("unexpected %q\n", set.Arg(0)) + fmt.Sprintf(usage, p.Name)}

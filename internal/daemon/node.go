@@ -144,6 +144,11 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 	}
 	nc := c.NodeConfig()
 	nc.Store, nc.HeartbeatKey, nc.Log = store, key, d.log
+	if exe, err := os.Executable(); err == nil {
+		nc.Comparer = []string{exe, "compare"}
+	} else {
+		d.log.Warn("no comparer of streams: this program can't find itself", "err", err)
+	}
 	if arb.Arbiter != nil {
 		nc.Arbiter = arb.Arbiter
 		d.look = newLooker(arb, c.Node, d.log)
