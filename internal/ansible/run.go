@@ -16,8 +16,14 @@ import (
 // lookPause is between two looks at a VM that something else has to happen to.
 const lookPause = 300 * time.Millisecond
 
-// maxRefused is how often a step may be refused because the VM has moved on since it was looked at.
-const maxRefused = 5
+const (
+	// tryPause is between two tries of a protection.
+	tryPause = 2 * time.Second
+	// maxRefused is how often a step may be refused because the VM has moved on since it was looked at, or fail.
+	maxRefused = 5
+	// codeFailed is of errors that the API has no name for: the engine tried, and it did not work.
+	codeFailed api.Code = "failed"
+)
 
 var (
 	errTimeout     = errors.New("the time is up")
@@ -201,7 +207,7 @@ func (u *run) reach(ctx context.Context) error {
 			u.r.Msg = s.wait + "; it was not waited for"
 			return nil
 		case s.wait != "":
-			if err := u.pause(ctx, s.wait); err != nil {
+			if err := u.pause(ctx, s.wait, lookPause); err != nil {
 				return err
 			}
 		default:
@@ -210,11 +216,16 @@ func (u *run) reach(ctx context.Context) error {
 			case gone:
 				return nil
 			case err == nil:
-			case mayPass(err) && ctx.Err() == nil && u.t.Wait && refused < maxRefused:
+			case (mayPass(err) || failedTry(s.act, err)) && ctx.Err() == nil && u.t.Wait && refused < maxRefused:
+				wait := lookPause
 				if !errors.Is(err, colo.ErrPeerUnreachable) { // who comes back is waited for as long as the task allows
 					refused++
 				}
-				if perr := u.pause(ctx, err.Error()); perr != nil {
+				if failedTry(s.act, err) {
+					u.r.Warnings = append(u.r.Warnings, err.Error()+"; it is tried again")
+					wait = tryPause
+				}
+				if perr := u.pause(ctx, err.Error(), wait); perr != nil {
 					return perr
 				}
 			default:
@@ -236,10 +247,16 @@ func mayPass(err error) bool {
 		errors.Is(err, colo.ErrPeerUnreachable) || errors.Is(err, api.ErrBusy)
 }
 
+// failedTry says whether a protection was tried and has failed for none of the reasons that need a person: the nodes try that again too, after a loss.
+func failedTry(a action, err error) bool {
+	var e *api.Error
+	return a == actProtect && errors.As(err, &e) && e.Body.Code == codeFailed
+}
+
 // pause waits a moment for something that others have to do.
-func (u *run) pause(ctx context.Context, what string) error {
+func (u *run) pause(ctx context.Context, what string, long time.Duration) error {
 	select {
-	case <-time.After(lookPause):
+	case <-time.After(long):
 		return nil
 	case <-ctx.Done():
 		return u.stopped(ctx, what, "")
