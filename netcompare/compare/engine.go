@@ -101,6 +101,7 @@ type Stats struct {
 	Dropped     uint64            `json:"dropped"`   // the primary's packets that a bound or an end has dropped
 	Checkpoints uint64            `json:"checkpoints"`
 	Asked       map[string]uint64 `json:"asked"` // checkpoints that were asked for, by reason
+	Late        map[string]uint64 `json:"late"`  // packets that asked for one because they were late, by kind
 	Flows       int               `json:"flows"`
 	Waiting     int               `json:"waiting"` // packets
 	Mode        string            `json:"mode"`
@@ -142,6 +143,7 @@ type Engine struct {
 	scrap packet
 	stats Stats
 	whys  [reasons]uint64
+	lates [len(sorts)]uint64
 }
 
 // New makes an engine that is blind.
@@ -168,6 +170,10 @@ func (e *Engine) Stats() Stats {
 	s.Asked = make(map[string]uint64, reasons)
 	for i, n := range e.whys {
 		s.Asked[reasonNames[i]] = n
+	}
+	s.Late = make(map[string]uint64, len(sorts))
+	for i, n := range e.lates {
+		s.Late[sorts[i]] = n
 	}
 	s.Flows, s.Waiting, s.Mode = len(e.t.by), e.waiting, modeNames[e.mode]
 	return s
@@ -351,6 +357,9 @@ func (e *Engine) Tick(now int64) int64 {
 		if due := c.first.at + c.patience; due > now {
 			at(due)
 		} else {
+			if !e.wanted && !e.asked {
+				e.lates[e.sort(c.first)]++
+			}
 			e.ask(now, Late)
 		}
 	}
@@ -364,6 +373,31 @@ func (e *Engine) Tick(now int64) int64 {
 		return now + int64(e.cfg.Retry)
 	}
 	return next
+}
+
+// sorts of packets that wait, by what they wait for.
+var sorts = [...]string{"datagram", "syn", "ack", "data", "gap", "data-ack", "fin", "reset"}
+
+// sort is an index of sorts.
+func (e *Engine) sort(n *node) int {
+	f := e.t.by[n.p.key]
+	switch {
+	case n.p.kind != kindTCP || f == nil:
+		return 0
+	case n.p.flags&flagSYN != 0:
+		return 1
+	case n.p.flags&flagRST != 0:
+		return 7
+	case n.p.end() == n.p.seq:
+		return 2
+	case f.rel.ok && after(n.p.seq, f.rel.v):
+		return 4
+	case f.rel.ok && !after(n.p.end(), f.rel.v):
+		return 5
+	case len(n.p.body) == 0:
+		return 6
+	}
+	return 3
 }
 
 // flow finds or begins the flow of p.

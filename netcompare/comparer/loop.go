@@ -23,6 +23,8 @@ const (
 	askAgain = 500 * time.Millisecond
 	// readsATurn bounds how often one socket is read before the others get their turn.
 	readsATurn = 8
+	// priority is the process's nice value where that is permitted.
+	priority = -10
 )
 
 // loop is the one goroutine that sees packets and events.
@@ -429,6 +431,8 @@ func Run(ctx context.Context, dir string, log *slog.Logger) error {
 		return err
 	}
 	defer stop()
+	// Each packet waits for this process, which needs little: it should not wait for others. Without the right to it goes as it is.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority)
 	log.Info("comparing", "vm", cfg.VM, "nics", len(cfg.NICs), "in_colo", l.inColo, "pid", os.Getpid())
 	wakeUp := context.AfterFunc(ctx, func() { _, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })
 	defer wakeUp()

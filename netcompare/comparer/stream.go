@@ -26,8 +26,21 @@ type reader struct {
 	r, w  int // what is read and not yet taken is chunk.Data[r:w]
 }
 
-// read takes once what the socket has. It says whether there may be more.
+// spins is how often the rest of a frame is looked for before the process sleeps. QEMU writes a frame in three pieces, a
+// microsecond or two apart: each would wake the process.
+const spins = 24
+
+// read takes what the socket has, and a little later what was missing of the last frame. It says whether there may be more.
 func (s *reader) read(frame func(compare.Frame)) (more bool, err error) {
+	for range spins {
+		if more, err = s.readOnce(frame); more || err != nil || s.r == s.w {
+			break
+		}
+	}
+	return more, err
+}
+
+func (s *reader) readOnce(frame func(compare.Frame)) (more bool, err error) {
 	if s.chunk == nil {
 		s.chunk = s.pool.Get()
 	}
