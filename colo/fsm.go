@@ -40,6 +40,7 @@ const (
 	ReqSwitchover EventKind = "switchover"
 	ReqForce      EventKind = "force"     // failover --force: a person says that the other copy is dead
 	ReqEdit       EventKind = "edit"      // a new spec
+	ReqDelete     EventKind = "delete"    // the VM is to be forgotten
 	ReqPrepare    EventKind = "prepare"   // the peer wants a standby
 	ReqDrop       EventKind = "drop"      // the peer gives up its standby or secondary
 	ReqTakeOver   EventKind = "take-over" // the peer has handed its role over and killed its copy
@@ -122,6 +123,7 @@ var (
 		// Becoming protected, seen from the primary.
 		{on(Solo), upon(ReqProtect), "", Syncing, planProtect, false, ""},
 		{on(Syncing), upon(DisksEqual), "", Attaching, "", false, "the disks are equal up to what the guest writes meanwhile"},
+		{on(Syncing, Attaching), upon(ReqProtect), "", same, "", false, "under way: the caller waits for its end"},
 		{on(Attaching), upon(Done), "", Protected, "", false, "COLO is proven and the arbiter knows both copies"},
 		{on(Syncing, Attaching), upon(ReqUnprotect, ChannelLost, PeerLost, PeerDead, Hung), "", same, "", true, "protection is not reached; the guest goes on alone"},
 		{on(Syncing, Attaching), upon(PlanError), "", Solo, "", false, "undone: the guest runs on as before"},
@@ -204,6 +206,8 @@ var (
 		{on(Stopped, Outdated, Failed, Solo), upon(PlanError, UndoFailed, Lost, Undecided, CopyDead, Revived, Done), "", same, "", false, "the end of a plan that was given up"},
 		{on(Starting, Syncing, Attaching, Detaching, SwitchingOver, Stopping, Standby), upon(GuestShutdown), "", same, "", false, "the running plan finds out"},
 		{on(Detaching, SwitchingOver, Stopping), upon(Hung), "", same, "", false, "the running plan has its own deadline"},
+		{on(Stopped, Outdated), upon(ReqDelete), "", same, planDelete, false, "the VM is forgotten"},
+		{on(Failed), upon(ReqDelete), guardNoQEMU, same, planDelete, false, "the VM is forgotten"},
 		{on(Stopped, Outdated, Solo), upon(ReqEdit), "", same, planEdit, false, "its spec is changed"},
 		{on(Solo), upon(ReqUnprotect), "", same, "", false, "already alone"},
 		{on(Protected), upon(ReqProtect), "", same, "", false, "already protected"},

@@ -158,7 +158,7 @@ func (m *machine) agree(ctx context.Context) error {
 	defer cancel()
 	rec, _ := m.info()
 	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: []string{m.n.cfg.Name}, By: m.n.cfg.Name}
-	if err := p.Drop(ctx, next); err != nil {
+	if err := p.Drop(ctx, DropRequest{Record: next}); err != nil {
 		return err
 	}
 	return m.updateNow(ctx, setRecord(next.Generation, next.Members))

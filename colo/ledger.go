@@ -20,6 +20,7 @@ type ledger struct {
 type entry struct {
 	write func(RecordsTx) error
 	done  chan<- error // nil when nobody waits
+	after func(error)  // nil, or called with the outcome before the next entry is written
 }
 
 // ledgerBuffer is how many writes may wait. A node writes a few dozen for a failover and nothing in between.
@@ -52,6 +53,9 @@ func (l *ledger) run() {
 
 func (l *ledger) do(e entry) {
 	err := l.store.Write(e.write)
+	if e.after != nil {
+		e.after(err)
+	}
 	if e.done != nil {
 		e.done <- err
 	} else if err != nil {
@@ -74,18 +78,30 @@ func (l *ledger) write(fn func(RecordsTx) error) {
 }
 
 func (l *ledger) writeNow(ctx context.Context, fn func(RecordsTx) error) error {
-	done := make(chan error, 1)
-	select {
-	case l.ch <- entry{fn, done}:
-	default:
+	wait := l.begin(fn, nil)
+	if wait == nil {
 		return errLedgerFull
 	}
+	return wait(ctx)
+}
+
+// begin puts a write into the ledger's order and returns what waits for it, or nil when there is no room. after is called with the outcome, whoever
+// waits.
+func (l *ledger) begin(fn func(RecordsTx) error, after func(error)) (wait func(context.Context) error) {
+	done := make(chan error, 1)
 	select {
-	case err := <-done:
-		return err
-	case <-l.quit:
-		return ErrClosed
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case l.ch <- entry{fn, done, after}:
+	default:
+		return nil
+	}
+	return func(ctx context.Context) error {
+		select {
+		case err := <-done:
+			return err
+		case <-l.quit:
+			return ErrClosed
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }

@@ -27,7 +27,9 @@ type machine struct {
 	following *message // what asked for the plan that starts when the running one has ended
 	nextPlan  PlanKind
 	resumed   atomic.Bool // what runs here is known
+	settling  atomic.Bool // the arbiter is being told what was decided without it
 	rechecks  atomic.Bool // a look at a silent peer is due
+	attempts  []int64     // of the peer to prepare a standby here, the last one last
 	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened
 
 	mu      sync.Mutex
@@ -56,6 +58,7 @@ type machine struct {
 
 	leasing sync.Mutex // one lease at a time, and none after the gate is away
 	leased  time.Time  // its end; guarded by leasing
+	queue   []*change
 }
 
 // message is an event on its way to the state machine.
@@ -67,6 +70,16 @@ type message struct {
 	err   error        // how
 	args  any          // of a request
 	reply chan<- error // of a request; buffered
+	ctx   context.Context
+	began *atomic.Bool // set when the request has begun something
+}
+
+// over says whether nobody waits for a request any more that nothing was done about yet.
+func (msg *message) over() error {
+	if msg.ctx == nil {
+		return nil
+	}
+	return msg.ctx.Err()
 }
 
 // job is a running plan.
@@ -129,9 +142,15 @@ func (m *machine) end() { close(m.quit) }
 
 // request asks the state machine for something and waits until the plan it leads to has ended.
 func (m *machine) request(ctx context.Context, kind EventKind, args any) error {
+	return m.requestBegan(ctx, kind, args, new(atomic.Bool))
+}
+
+// requestBegan is request that also tells whether a plan was begun for it, which goes on when the caller leaves. A request that the state machine comes
+// to only after ctx has ended is not carried out.
+func (m *machine) requestBegan(ctx context.Context, kind EventKind, args any, began *atomic.Bool) error {
 	reply := make(chan error, 1)
 	select {
-	case m.in <- message{kind: kind, args: args, reply: reply}:
+	case m.in <- message{kind: kind, args: args, reply: reply, ctx: ctx, began: began}:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-m.quit:
@@ -161,6 +180,10 @@ func (m *machine) known() error {
 
 // handle takes one event through the table.
 func (m *machine) handle(ctx context.Context, msg message) {
+	if err := msg.over(); err != nil {
+		msg.answer(err)
+		return
+	}
 	if msg.copy != nil {
 		if !m.isCopy(msg.copy) {
 			return // of a copy that was given up
@@ -179,6 +202,10 @@ func (m *machine) handle(ctx context.Context, msg message) {
 			return
 		}
 	}
+	if err := m.late(msg.args); err != nil {
+		msg.answer(err)
+		return
+	}
 	from := m.State()
 	t, ok := next(from, msg.kind, m.holds)
 	if !ok {
@@ -190,9 +217,7 @@ func (m *machine) handle(ctx context.Context, msg message) {
 		m.finish(&msg, err)
 		return
 	}
-	if rec, ok := msg.args.(arbiter.Record); ok {
-		m.update(setRecord(rec.Generation, rec.Members))
-	}
+	m.heed(msg.args)
 	m.take(ctx, t, msg)
 	m.finish(&msg, msg.err)
 	if msg.kind == PeerLost && (t.To == Protected || t.To == Secondary) {
@@ -244,6 +269,11 @@ func (m *machine) endJob(ctx context.Context, msg *message) bool {
 	if msg.err != nil {
 		m.setLastErr(msg.err)
 	}
+	if msg.job.plan.Kind == planDelete && msg.err == nil {
+		m.finish(msg, nil)
+		m.gone()
+		return true
+	}
 	if m.following == nil {
 		return false
 	}
@@ -263,18 +293,24 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 		why = joinText(msg.err.Error(), t.Why)
 	}
 	m.note(t)
+	if o, ok := msg.args.(ForceOptions); ok {
+		m.mu.Lock()
+		m.marks.overrule = o.AcceptDataLoss
+		m.mu.Unlock()
+	}
 	if t.To != t.From { // a claim that is repeated is no news
 		m.setState(t.To, why)
 	}
-	if t.To == Solo && t.From != Solo && m.n.cfg.Arbiter != nil {
-		m.n.wg.Go(func() { m.settle(ctx) })
+	if t.To != t.From && (t.To == Solo || t.To == Stopped) {
+		m.settle(ctx)
 	}
 	switch {
 	case t.Plan != "" && m.job != nil:
+		msg.begins()
 		if t.Plan == planClaim {
 			m.silence(ctx) // the running plan may wait for the arbiter's answer for long
 		}
-		if m.job.plan.Kind != planFence { // a copy that must end is ended before anything else begins
+		if k := m.job.plan.Kind; k != planFence && k != planDelete { // a copy that must end is ended before anything else begins
 			m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
 		}
 		if m.following != nil {
@@ -282,6 +318,7 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 		}
 		m.following, m.nextPlan = &msg, t.Plan
 	case t.Plan != "":
+		msg.begins()
 		m.start(ctx, t.Plan, msg)
 	case t.Cancel && m.job != nil:
 		m.job.cancel(&interruptedError{joinText(string(t.Event), msg.text)})
@@ -295,8 +332,16 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 				}
 			})
 		}
+	case msg.kind == ReqProtect && m.job != nil && m.job.plan.Kind == planProtect: // answered when that has ended
+		m.job.waiters = append(m.job.waiters, msg.reply)
 	default:
 		msg.answer(nil)
+	}
+}
+
+func (msg *message) begins() {
+	if msg.began != nil {
+		msg.began.Store(true)
 	}
 }
 

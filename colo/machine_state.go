@@ -12,6 +12,7 @@ import (
 type marks struct {
 	proof     bool // the peer's node says that its copy is dead
 	forced    bool // a person says so
+	overrule  bool // and accepts the loss of what another copy wrote
 	heartbeat bool // silence is the only sign of the loss
 	claims    int  // attempts so far
 	asked     bool // the arbiter may have been changed by one of them
@@ -146,24 +147,55 @@ func (m *machine) setProgress(p Progress) {
 }
 
 // update changes what the node remembers of the VM, at once in memory and in order in the store, without waiting for the disk.
-func (m *machine) update(change func(v *state.VM)) {
+func (m *machine) update(do func(v *state.VM)) {
 	m.mu.Lock()
-	change(&m.rec)
+	defer m.mu.Unlock()
+	do(&m.rec)
 	m.wake()
-	m.mu.Unlock()
-	m.n.ledger.write(m.storing(change))
+	if len(m.queue) > 0 { // it is to be what counts after those as well
+		m.queue = append(m.queue, &change{do: do, made: true})
+	}
+	m.n.ledger.write(m.storing(do))
 }
 
-// updateNow is update that returns when the change is durable.
-func (m *machine) updateNow(ctx context.Context, change func(v *state.VM)) error {
-	if err := m.n.ledger.writeNow(ctx, m.storing(change)); err != nil {
-		return err
-	}
+// updateNow is update that returns when the change is durable, and makes it known only then. When ctx ends before, it is made all the same.
+func (m *machine) updateNow(ctx context.Context, do func(v *state.VM)) error {
+	c := &change{do: do}
 	m.mu.Lock()
-	change(&m.rec)
-	m.wake()
+	wait := m.n.ledger.begin(m.storing(do), func(err error) { m.stored(c, err) })
+	if wait == nil {
+		m.mu.Unlock()
+		return errLedgerFull
+	}
+	m.queue = append(m.queue, c)
 	m.mu.Unlock()
-	return nil
+	return wait(ctx)
+}
+
+// change is one to the record. Changes only set fields to values, so doing one again does no harm.
+type change struct {
+	do   func(*state.VM)
+	made bool // in memory
+}
+
+// stored makes a change in memory that the store has taken, in the store's order: those of later are made again after it.
+func (m *machine) stored(c *change, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.Index(m.queue, c)
+	if err == nil {
+		c.do(&m.rec)
+		for _, later := range m.queue[i+1:] {
+			if later.made {
+				later.do(&m.rec)
+			}
+		}
+	}
+	m.queue = slices.Delete(m.queue, i, i+1)
+	for len(m.queue) > 0 && m.queue[0].made {
+		m.queue = m.queue[1:]
+	}
+	m.wake()
 }
 
 func (m *machine) storing(change func(v *state.VM)) func(RecordsTx) error {

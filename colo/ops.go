@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/coloctl/coloctl/state"
@@ -84,12 +85,33 @@ func (n *Node) ask(ctx context.Context, vm string, kind EventKind, args any) err
 
 // Start boots a VM here, alone. It is refused when this node's copy is not current. A node with [Recovery] protects it then, unless the VM's
 // spec wants none.
+//
+// When ctx ends before, the start is taken back, if it was this call that has begun it.
 func (n *Node) Start(ctx context.Context, vm string) error {
+	return n.StartWith(ctx, vm, StartOptions{})
+}
+
+// StartOptions tunes StartWith.
+type StartOptions struct {
+	// AcceptDataLoss boots the copy here though it may be old or is known to be incomplete: whatever clients have seen since then is lost. A copy that
+	// runs on the peer still forbids it. The caller vouches that none does where the peer can't be asked.
+	AcceptDataLoss bool
+}
+
+// StartWith is Start with options.
+func (n *Node) StartWith(ctx context.Context, vm string, o StartOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
 		return err
 	}
-	if err := m.request(ctx, ReqStart, nil); err != nil {
+	if o.AcceptDataLoss {
+		n.Remark(vm, "data-loss", "start of a copy that may be old or incomplete: the loss is accepted")
+	}
+	var began atomic.Bool
+	if err := m.requestBegan(ctx, ReqStart, o, &began); err != nil {
+		if ctx.Err() != nil && began.Load() {
+			err = errors.Join(err, m.takeBack(ctx, ReqStop, StopOptions{Force: true}))
+		}
 		return err
 	}
 	w := WantProtected
@@ -100,7 +122,7 @@ func (n *Node) Start(ctx context.Context, vm string) error {
 }
 
 // Protect makes a VM that runs here redundant and returns when it is protected. The guest goes on running meanwhile. When ctx ends the attempt
-// is taken back.
+// is taken back, unless it was under way before this call, which then has only waited for it.
 func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
@@ -109,14 +131,22 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	if err := m.want(ctx, WantProtected); err != nil {
 		return err
 	}
-	was := m.State()
-	err = m.request(ctx, ReqProtect, o)
-	if ctx.Err() != nil && was == Solo {
-		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		_ = m.request(uctx, ReqUnprotect, nil) // it may have become protected in this moment: that is taken back too
+	if s := m.State(); o.Mode != "" && (s == Syncing || s == Attaching) { // it could not be joined: its mode is chosen
+		return &UnexpectedEventError{VM: vm, State: s, Event: ReqProtect}
+	}
+	var began atomic.Bool
+	err = m.requestBegan(ctx, ReqProtect, o, &began)
+	if ctx.Err() != nil && began.Load() { // it may have become protected in this moment: that is taken back too
+		_ = m.takeBack(ctx, ReqUnprotect, nil)
 	}
 	return err
+}
+
+// takeBack undoes what a caller has begun who has given up.
+func (m *machine) takeBack(ctx context.Context, kind EventKind, args any) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return m.request(ctx, kind, args)
 }
 
 // Unprotect lets a protected VM run alone here. A protection that is being set up is given up.
@@ -138,7 +168,22 @@ func (n *Node) Switchover(ctx context.Context, vm string) error {
 
 // Force lets a copy that waits for the arbiter's word go on without it. The caller vouches that the other copy is dead: if it is not, two
 // copies of the VM speak from now on.
-func (n *Node) Force(ctx context.Context, vm string) error { return n.ask(ctx, vm, ReqForce, nil) }
+func (n *Node) Force(ctx context.Context, vm string) error {
+	return n.ForceWith(ctx, vm, ForceOptions{})
+}
+
+// ForceOptions tunes ForceWith.
+type ForceOptions struct {
+	AcceptDataLoss bool // also when the arbiter has let another copy go on
+}
+
+// ForceWith is Force with options.
+func (n *Node) ForceWith(ctx context.Context, vm string, o ForceOptions) error {
+	if o.AcceptDataLoss {
+		n.Remark(vm, "data-loss", "failover against the arbiter's word: the loss of what the other copy wrote is accepted")
+	}
+	return n.ask(ctx, vm, ReqForce, o)
+}
 
 // Stop shuts a VM down that runs here. A protected one is unprotected first.
 func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
@@ -162,30 +207,37 @@ type DeleteOptions struct {
 
 // Delete forgets a VM that doesn't run. Its images stay unless asked otherwise.
 func (n *Node) Delete(ctx context.Context, vm string, o DeleteOptions) error {
-	m, err := n.machine(vm)
-	if err != nil {
-		return err
+	return n.ask(ctx, vm, ReqDelete, o)
+}
+
+// deletePlan forgets the VM. Nothing else is begun before it has ended. One that was interrupted is asked for again.
+func (m *machine) deletePlan(o DeleteOptions) *Plan {
+	return &Plan{Kind: planDelete, NoReturn: 1, Steps: []Step{
+		{Name: "let the arbiter forget it", Do: func(ctx context.Context) error {
+			rec, _ := m.info()
+			if m.n.cfg.Arbiter == nil || !aloneIn(rec, m.n.cfg.Name) { // an outdated half must not take the other's record along
+				return nil
+			}
+			ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+			defer cancel()
+			return m.n.cfg.Arbiter.Forget(ctx, rec.ID, rec.Generation)
+		}},
+		{Name: "remove its files", Do: func(ctx context.Context) error {
+			_, spec := m.info()
+			return m.n.launcher.Remove(ctx, spec, o.Images)
+		}},
+		{Name: "remove its record", Do: func(context.Context) error { return m.n.cfg.Records.Delete(m.name) }},
+	}}
+}
+
+// gone ends the machine of a VM that was deleted. It is called by the machine's own goroutine.
+func (m *machine) gone() {
+	m.n.mu.Lock()
+	delete(m.n.machines, m.name)
+	m.n.mu.Unlock()
+	if m.following != nil {
+		m.following.answer(fmt.Errorf("%s: %w (%s)", m.name, ErrNoVM, m.n.cfg.Name))
+		m.following = nil
 	}
-	switch s := m.State(); s {
-	case Stopped, Outdated, Failed:
-	default:
-		return &UnexpectedEventError{VM: vm, State: s, Event: "delete"}
-	}
-	rec, spec := m.info()
-	if n.cfg.Arbiter != nil && aloneIn(rec, n.cfg.Name) { // an outdated half must not take the other's record along
-		if err := n.cfg.Arbiter.Forget(ctx, rec.ID, rec.Generation); err != nil {
-			return err
-		}
-	}
-	if err := n.launcher.Remove(ctx, spec, o.Images); err != nil {
-		return err
-	}
-	if err := n.cfg.Records.Delete(vm); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	delete(n.machines, vm)
-	n.mu.Unlock()
 	m.end()
-	return nil
 }

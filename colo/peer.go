@@ -15,8 +15,8 @@ type Peer interface {
 	Hello(ctx context.Context) (NodeInfo, error)
 	// Prepare makes a standby of a VM on the peer. A standby that is there already is dropped first.
 	Prepare(ctx context.Context, r PrepareRequest) (PrepareReply, error)
-	// Drop ends the peer's standby or secondary: the caller's copy goes on alone with the given record.
-	Drop(ctx context.Context, rec arbiter.Record) error
+	// Drop ends the peer's standby or secondary: the caller's copy goes on alone with the record of r.
+	Drop(ctx context.Context, r DropRequest) error
 	// Confirm tells the peer that COLO is proven and that its copy counts from this record on.
 	Confirm(ctx context.Context, rec arbiter.Record) error
 	// TakeOver hands the VM over: the caller's copy is dead, the record names the peer alone.
@@ -54,6 +54,8 @@ type PrepareRequest struct {
 	Accel      string `json:"accel"`
 	Starter    string `json:"starter,omitempty"`
 	Resync     string `json:"resync,omitempty"` // id of the resync that will write to the standby's disks
+	// Attempt tells this request from every other one of the caller's; 0 is unknown. A call that is carried out twice does nothing the second time.
+	Attempt int64 `json:"attempt,omitempty"`
 }
 
 // SumsRequest asks for the hashes of the blocks of a standby's disk, see [blockrepl.Content.Sums].
@@ -69,6 +71,12 @@ type SumsRequest struct {
 // SumsReply has the hashes one after the other.
 type SumsReply struct {
 	Sums []byte `json:"sums"`
+}
+
+// DropRequest ends a standby or a secondary.
+type DropRequest struct {
+	arbiter.Record
+	Attempt int64 `json:"attempt,omitempty"` // whose standby; one of a later attempt is spared. 0: whichever is there
 }
 
 // Report is news of the caller's copy. One that is about an older generation than the receiver's is late, and ignored.

@@ -22,6 +22,7 @@ const (
 	planPromote    PlanKind = "promote"
 	planFence      PlanKind = "self-fence"
 	planEdit       PlanKind = "edit"
+	planDelete     PlanKind = "delete"
 )
 
 // Step is one named part of a plan.
@@ -69,7 +70,8 @@ type planObserver interface {
 func (p *Plan) run(ctx context.Context, o planObserver) error {
 	for i, s := range p.Steps {
 		err := context.Cause(ctx)
-		if err == nil {
+		begun := err == nil
+		if begun {
 			o.stepStarted(i)
 			start := time.Now()
 			err = s.Do(ctx)
@@ -82,9 +84,13 @@ func (p *Plan) run(ctx context.Context, o planObserver) error {
 			err = cause
 		}
 		se := &StepError{Plan: p.Kind, Step: s.Name, Err: err}
+		last := i // of those to undo
+		if !begun {
+			last--
+		}
 		// A node that is closing leaves things as they are, like one that has crashed.
-		if (p.NoReturn == 0 || i < p.NoReturn) && !errors.Is(context.Cause(ctx), ErrClosed) {
-			se.Undo = p.undo(context.WithoutCancel(ctx), i)
+		if (p.NoReturn == 0 || last < p.NoReturn) && !errors.Is(context.Cause(ctx), ErrClosed) {
+			se.Undo = p.undo(context.WithoutCancel(ctx), last)
 		}
 		return se
 	}

@@ -20,13 +20,14 @@ type ProtectOptions struct {
 // runs on alone.
 func (m *machine) protectPlan(o ProtectOptions) *Plan {
 	var (
-		peer  Peer
-		to    NodeInfo
-		reply PrepareReply
-		res   SyncResult
-		way   syncWay
-		begun time.Time
-		token string
+		peer    Peer
+		to      NodeInfo
+		reply   PrepareReply
+		res     SyncResult
+		way     syncWay
+		begun   time.Time
+		token   string
+		attempt int64
 	)
 	rec, spec := m.info()
 	c := m.current()
@@ -47,15 +48,16 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			Name: "prepare the standby",
 			Do: func(ctx context.Context) (err error) {
 				begun = time.Now()
+				attempt = begun.UnixNano()
 				if token, err = m.resyncToken(ctx, to.Name); err != nil {
 					return err
 				}
 				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel,
-					Starter: m.n.cfg.startedBy(), Resync: token})
+					Starter: m.n.cfg.startedBy(), Resync: token, Attempt: attempt})
 				return err
 			},
 			Undo: func(ctx context.Context) error {
-				if err := peer.Drop(ctx, m.record()); err != nil { // it drops it by itself when it is asked for the next one
+				if err := peer.Drop(ctx, DropRequest{m.record(), attempt}); err != nil { // it drops it by itself when it is asked for the next one
 					m.log.Warn("the peer did not drop its standby", "err", err)
 				}
 				return nil
@@ -155,7 +157,7 @@ func (m *machine) detachPlan() *Plan {
 			if peer, _, err := m.n.partner(); err == nil {
 				dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
-				if err := peer.Drop(dctx, got); err != nil {
+				if err := peer.Drop(dctx, DropRequest{Record: got}); err != nil {
 					m.log.Warn("the peer did not drop its secondary", "err", err)
 				}
 			}

@@ -383,6 +383,9 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 	var steps []Step
 	if m.marked().forced { // a person's word takes a generation like any other, so that the other copy is not current when it comes back
 		steps = append(steps, Step{Name: "note that this copy alone is current", Do: func(ctx context.Context) error {
+			if m.marked().overrule {
+				return m.overrule(ctx)
+			}
 			rec, _ := m.info()
 			if aloneIn(rec, m.n.cfg.Name) {
 				return nil
@@ -438,34 +441,4 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 		return nil
 	}})
 	return &Plan{Kind: kind, Steps: steps}
-}
-
-// settle tells the arbiter what this node has decided without it, on a proof or on a person's word, as soon as it answers. It ends when the VM
-// does not run alone here any more.
-func (m *machine) settle(ctx context.Context) {
-	for {
-		rec, _ := m.info()
-		actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
-		cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
-		cancel()
-		if err == nil && cur.Generation < rec.Generation && m.State() == Solo {
-			_, err = m.advance(ctx, rec.Members)
-		}
-		switch {
-		case err == nil:
-			return
-		case errors.Is(err, errLost):
-			m.log.Error("the arbiter lets another copy go on than the one that runs here", "err", err)
-			m.emit(Event{Kind: "conflict", State: m.State(), Text: err.Error()})
-			return
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return
-		}
-		if m.State() != Solo {
-			return
-		}
-	}
 }

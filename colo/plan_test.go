@@ -38,7 +38,7 @@ func TestPlanRun(t *testing.T) {
 		{"undone in reverse, the failed one too", t.Context(), 1, 0, []string{"a", "b", "-b", "-a"}, "protect: b: boom"},
 		{"no return", t.Context(), 2, 2, []string{"a", "b", "c"}, "protect: c: boom"},
 		{"before no return", t.Context(), 1, 2, []string{"a", "b", "-b", "-a"}, "protect: b: boom"},
-		{"cancelled: the undo runs all the same", cancelled, -1, 0, []string{"-a"}, "protect: a: interrupted: peer lost"},
+		{"cancelled before its first step", cancelled, -1, 0, nil, "protect: a: interrupted: peer lost"},
 		{"closing leaves things as they are", closed, -1, 0, nil, "protect: a: node is closed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -63,5 +63,23 @@ func TestPlanRun(t *testing.T) {
 				t.Errorf("%#v", err)
 			}
 		})
+	}
+}
+
+// TestPlanCancelledBetweenSteps: what was not begun counts neither as done nor as past the point of no return.
+func TestPlanCancelledBetweenSteps(t *testing.T) {
+	for noReturn, want := range map[int][]string{
+		0: {"a", "b", "-b", "-a"}, // everything can be undone
+		1: {"a", "b"},
+		2: {"a", "b", "-b", "-a"}, // c is the first that can't, and was not begun
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r := &recorder{}
+		p := &Plan{Kind: planProtect, NoReturn: noReturn, Steps: []Step{r.step("a", nil), r.step("b", nil), r.step("c", nil)}}
+		do := p.Steps[1].Do
+		p.Steps[1].Do = func(ctx context.Context) error { cancel(&interruptedError{"peer lost"}); return do(ctx) }
+		if err := p.run(ctx, r); err == nil || err.Error() != "protect: c: interrupted: peer lost" || !slices.Equal(r.got, want) {
+			t.Errorf("no return from %d: %v, %v; want %v", noReturn, r.got, err, want)
+		}
 	}
 }

@@ -13,7 +13,8 @@ import (
 func (m *machine) build(kind PlanKind, msg message) (*Plan, error) {
 	switch kind {
 	case planStart:
-		return m.startPlan(), nil
+		o, _ := msg.args.(StartOptions)
+		return m.startPlan(o), nil
 	case planStop:
 		o, _ := msg.args.(StopOptions) // a guest that switched itself off comes without
 		return m.stopPlan(o), nil
@@ -34,14 +35,21 @@ func (m *machine) build(kind PlanKind, msg message) (*Plan, error) {
 		return m.fencePlan(), nil
 	case planEdit:
 		return m.editPlan(msg.args.(*editArgs)), nil
+	case planDelete:
+		o, _ := msg.args.(DeleteOptions)
+		return m.deletePlan(o), nil
 	}
 	return nil, fmt.Errorf("unknown plan %q", kind)
 }
 
 // startPlan boots the VM alone.
-func (m *machine) startPlan() *Plan {
+func (m *machine) startPlan(o StartOptions) *Plan {
 	var c Copy
 	rec, spec := m.info()
+	claim := Step{Name: "claim the VM", Do: m.claimStart}
+	if o.AcceptDataLoss {
+		claim = Step{Name: "overrule what speaks against this copy", Do: m.overrule}
+	}
 	return &Plan{Kind: planStart, Steps: []Step{
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
 			if m.current() != nil {
@@ -50,7 +58,7 @@ func (m *machine) startPlan() *Plan {
 			return m.n.launcher.Check(ctx, spec)
 		}},
 		{Name: "see that no other copy runs", Do: m.nobodyRuns},
-		{Name: "claim the VM", Do: m.claimStart},
+		claim,
 		{
 			Name: "launch QEMU",
 			Do: func(ctx context.Context) (err error) {

@@ -36,6 +36,7 @@ func (m *machine) resume(ctx context.Context) {
 		}
 		m.update(func(v *state.VM) { v.Instance, v.Base, v.Resync = nil, nil, nil })
 	}
+	m.settle(ctx)
 	s, why := ended(rec)
 	if s != State(rec.Phase) || why != rec.Reason {
 		m.setState(s, why)
@@ -73,9 +74,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		if plan != "" {
 			m.start(ctx, plan, message{})
 		}
-		if s == Solo && m.n.cfg.Arbiter != nil {
-			m.n.wg.Go(func() { m.settle(ctx) })
-		}
+		m.settle(ctx)
 		if view.Off { // nobody has heard it say so
 			m.post(message{kind: GuestShutdown, text: "the guest has switched itself off", copy: c})
 		}

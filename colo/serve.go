@@ -222,12 +222,44 @@ func (n *Node) serving(ctx context.Context, rec arbiter.Record) (*machine, error
 }
 
 // serveDrop takes the record over only together with the state machine's consent: a copy that goes on alone must not lose its place to it.
-func (n *Node) serveDrop(ctx context.Context, rec arbiter.Record) error {
-	m, err := n.serving(ctx, rec)
+func (n *Node) serveDrop(ctx context.Context, r DropRequest) error {
+	m, err := n.serving(ctx, r.Record)
 	if err != nil {
 		return err
 	}
-	return m.request(ctx, ReqDrop, rec)
+	return m.request(ctx, ReqDrop, r)
+}
+
+// remembered is how many attempts of the peer a node tells from new ones.
+const remembered = 32
+
+// late says whether a call of the peer was overtaken by a later one. What it is to do must not be done then.
+func (m *machine) late(args any) error {
+	switch a := args.(type) {
+	case *prepareArgs:
+		if a.Attempt != 0 && slices.Contains(m.attempts, a.Attempt) {
+			return fmt.Errorf("%s: %w: this standby was asked for before", m.name, ErrGenerationOld)
+		}
+	case DropRequest:
+		if n := len(m.attempts); a.Attempt != 0 && n > 0 && m.attempts[n-1] != a.Attempt {
+			return fmt.Errorf("%s: %w: the standby here is another one", m.name, ErrGenerationOld)
+		}
+	}
+	return nil
+}
+
+// heed notes what a call of the peer says that is about to be carried out.
+func (m *machine) heed(args any) {
+	switch a := args.(type) {
+	case *prepareArgs:
+		if m.attempts = append(m.attempts, a.Attempt); len(m.attempts) > remembered {
+			m.attempts = m.attempts[1:]
+		}
+	case DropRequest:
+		m.update(setRecord(a.Generation, a.Members))
+	case arbiter.Record:
+		m.update(setRecord(a.Generation, a.Members))
+	}
 }
 
 func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {

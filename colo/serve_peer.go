@@ -17,7 +17,7 @@ func (s served) Prepare(ctx context.Context, r PrepareRequest) (PrepareReply, er
 	return s.n.servePrepare(ctx, r)
 }
 
-func (s served) Drop(ctx context.Context, rec arbiter.Record) error { return s.n.serveDrop(ctx, rec) }
+func (s served) Drop(ctx context.Context, r DropRequest) error { return s.n.serveDrop(ctx, r) }
 
 func (s served) Confirm(ctx context.Context, rec arbiter.Record) error {
 	return s.n.serveConfirm(ctx, rec)

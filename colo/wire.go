@@ -89,8 +89,8 @@ func (p *wired) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return through(p, func() (PeerVM, error) { return p.node().serveInquire(ctx, vm) })
 }
 
-func (p *wired) Drop(ctx context.Context, rec arbiter.Record) error {
-	return p.do(func() error { return p.node().serveDrop(ctx, rec) })
+func (p *wired) Drop(ctx context.Context, r DropRequest) error {
+	return p.do(func() error { return p.node().serveDrop(ctx, r) })
 }
 
 func (p *wired) Confirm(ctx context.Context, rec arbiter.Record) error {

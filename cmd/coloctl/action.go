@@ -72,6 +72,7 @@ func protectionCommands(r rules) []*cli.Command {
 		}.run)}, vm),
 		r.operation(&cli.Command{Name: "failover", Usage: "let the copy that waits for the arbiter's word go on without it", Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Usage: "vouch that the other copy is dead: if it is not, two copies of the VM speak from now on"},
+			lossFlag("go on even if the arbiter has let the other copy go on"),
 		}, Action: withSite(action{
 			kind: "failover", body: failoverBody, named: true,
 			ask: "If the other copy of %s is not dead, two copies of it speak from now on,\nand what one of them writes is lost.",
@@ -89,7 +90,26 @@ func failoverBody(cc *cli.Context, vm string) (any, error) {
 		return nil, usagef("after a loss the nodes fail over by themselves; for a planned change of roles: coloctl switchover %s; "+
 			"to vouch that the other copy is dead: coloctl failover --force %s", vm, vm)
 	}
-	return api.FailoverRequest{Request: api.Request{Reason: cc.String("reason")}, Force: true, Confirm: vm}, nil
+	return api.FailoverRequest{Request: api.Request{Reason: cc.String("reason")}, Force: true, Confirm: vm, AcceptDataLoss: cc.Bool(acceptLoss)}, nil
+}
+
+// acceptLoss is the flag with which a person lets a copy go on that is not known to be current.
+const acceptLoss = "accept-data-loss"
+
+func lossFlag(usage string) cli.Flag {
+	return &cli.BoolFlag{Name: acceptLoss, Usage: usage + ": what clients have seen since then is lost"}
+}
+
+func startBody(cc *cli.Context, vm string) (any, error) {
+	return api.StartRequest{Request: api.Request{Reason: cc.String("reason")}, AcceptDataLoss: cc.Bool(acceptLoss), Confirm: vm}, nil
+}
+
+// question is what a person is asked, and whether the VM's name must be typed. Empty asks nothing.
+func (a action) question(cc *cli.Context) (ask string, named bool) {
+	if cc.Bool(acceptLoss) && !a.named {
+		return "The copy of %s here may be old or incomplete: what clients have seen since it was current is lost,\nand if its other copy is not dead, two copies speak from now on.", true
+	}
+	return a.ask, a.named
 }
 
 // run carries a command through: route, preview or confirmation, request, waiting.
@@ -106,15 +126,15 @@ func (a action) run(cc *cli.Context, s *site) error {
 	if cc.Bool("dry-run") {
 		return attempt(a.preview(cc, t, vm, body), a.kind+" (dry run)", vm, t)
 	}
-	if a.ask != "" {
+	if ask, named := a.question(cc); ask != "" {
 		if _, err := t.DryRun(ctx, vm, a.kind, body); err != nil { // nobody is asked about what is refused anyway
 			return a.refused(err, vm, t, halves)
 		}
 		word := ""
-		if a.named {
+		if named {
 			word = vm
 		}
-		if err := confirm(cc, word, "%s\n%s", verdictLine(vm, both.Judge(halves)), fmt.Sprintf(a.ask, vm)); err != nil {
+		if err := confirm(cc, word, "%s\n%s", verdictLine(vm, both.Judge(halves)), fmt.Sprintf(ask, vm)); err != nil {
 			return err
 		}
 	}

@@ -25,10 +25,10 @@ func vmCommand(r rules) *cli.Command {
 		r.change(&cli.Command{Name: "import", Usage: "make a spec, or a VM, of a domain of libvirt's", Flags: importFlags(), Action: vmImport}, operands{}),
 		r.remote(&cli.Command{Name: "list", Usage: "list the VMs", Action: withSite(vmList)}, operands{}),
 		r.remote(&cli.Command{Name: "show", Usage: "show a VM's spec", Action: withSite(vmShow)}, vm),
-		r.operation(&cli.Command{Name: "start", Usage: "start a VM", Action: withSite(action{
-			kind: "start", body: plainBody,
+		r.operation(&cli.Command{Name: "start", Usage: "start a VM", Flags: []cli.Flag{lossFlag("start it though its disks here may be old or are incomplete")}, Action: withSite(action{
+			kind: "start", body: startBody,
 			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
-				return t.Start(ctx, vm, body.(api.Request))
+				return t.StartWith(ctx, vm, body.(api.StartRequest))
 			},
 		}.run)}, vm),
 		r.operation(&cli.Command{Name: "stop", Usage: "shut a VM down", Flags: []cli.Flag{

@@ -169,6 +169,11 @@ func (c *Client) Start(ctx context.Context, vm string, r Request) (Operation, er
 	return c.act(ctx, vm, "start", r)
 }
 
+// StartWith is Start with options.
+func (c *Client) StartWith(ctx context.Context, vm string, r StartRequest) (Operation, error) {
+	return c.act(ctx, vm, "start", r)
+}
+
 // Stop shuts a VM down.
 func (c *Client) Stop(ctx context.Context, vm string, r StopRequest) (Operation, error) {
 	return c.act(ctx, vm, "stop", r)

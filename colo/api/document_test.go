@@ -73,7 +73,7 @@ var documented = map[string]any{
 	"FailoverRequest": FailoverRequest{}, "DryRun": DryRun{}, "Preview": colo.Preview{}, "OperationList": OperationList{}, "Operation": Operation{}, "OpStep": OpStep{},
 	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "PeerVM": colo.PeerVM{},
 	"SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
-	"Record": arbiter.Record{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},
+	"Record": arbiter.Record{}, "DropRequest": colo.DropRequest{}, "StartRequest": StartRequest{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},
 }
 
 // TestDocumentHasTheFields compares the schemas with the types: each field is described, with a fitting type, and required where it is always there.

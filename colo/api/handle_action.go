@@ -8,11 +8,20 @@ import (
 
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api/pki"
 )
 
 // Request is the body of a request that leads to an operation. All of it is optional but where said.
 type Request struct {
 	Reason string `json:"reason,omitempty"` // for the history
+}
+
+// StartRequest is the body of a start.
+type StartRequest struct {
+	Request
+	// AcceptDataLoss boots a copy that may be old or is incomplete: what clients have seen since then is lost. It needs Confirm, and an administrator.
+	AcceptDataLoss bool   `json:"accept_data_loss,omitempty"`
+	Confirm        string `json:"confirm,omitempty"` // the VM's name
 }
 
 // StopRequest is the body of a stop.
@@ -39,6 +48,8 @@ type FailoverRequest struct {
 	Request
 	Force   bool   `json:"force"`
 	Confirm string `json:"confirm"` // the VM's name
+	// AcceptDataLoss lets it go on even if the arbiter has let another copy go on.
+	AcceptDataLoss bool `json:"accept_data_loss,omitempty"`
 }
 
 // DryRun is what a request would lead to.
@@ -77,22 +88,20 @@ func (s *Server) action(w http.ResponseWriter, r *request, kind, reason string, 
 }
 
 func (s *Server) start(w http.ResponseWriter, r *request) error {
-	var in Request
+	var in StartRequest
 	if err := bodyJSON(r.Request, &in, true); err != nil {
 		return err
 	}
+	if in.AcceptDataLoss {
+		if in.Confirm != r.vm {
+			return apiErrorf(ErrUnconfirmed, "confirm must be the VM's name, %q: what clients have seen since this copy was current is lost", r.vm)
+		}
+		if !r.caller.Role.Allows(pki.Admin) {
+			return apiErrorf(ErrForbidden, "accepting a loss of data needs the role %s, %s has %s", pki.Admin, r.caller.Name, r.caller.Role)
+		}
+	}
 	return s.action(w, r, "start", in.Reason, []colo.EventKind{colo.ReqStart}, func(ctx context.Context) error {
-		err := s.opts.Node.Start(ctx, r.vm)
-		if ctx.Err() == nil {
-			return err
-		}
-		// The engine's wait has ended, the start goes on: that is taken back too.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		defer cancel()
-		if stop := s.opts.Node.Stop(ctx, r.vm, colo.StopOptions{Force: true}); stop != nil {
-			return fmt.Errorf("the start was not taken back: %w", stop)
-		}
-		return err
+		return s.opts.Node.StartWith(ctx, r.vm, colo.StartOptions{AcceptDataLoss: in.AcceptDataLoss})
 	})
 }
 
@@ -193,5 +202,7 @@ func (s *Server) failover(w http.ResponseWriter, r *request) error {
 	case in.Confirm != r.vm:
 		return apiErrorf(ErrUnconfirmed, "confirm must be the VM's name, %q: if its other copy lives, two copies speak from now on", r.vm)
 	}
-	return s.action(w, r, "failover", in.Reason, []colo.EventKind{colo.ReqForce}, func(ctx context.Context) error { return s.opts.Node.Force(ctx, r.vm) })
+	return s.action(w, r, "failover", in.Reason, []colo.EventKind{colo.ReqForce}, func(ctx context.Context) error {
+		return s.opts.Node.ForceWith(ctx, r.vm, colo.ForceOptions{AcceptDataLoss: in.AcceptDataLoss})
+	})
 }

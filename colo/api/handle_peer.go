@@ -58,7 +58,18 @@ func sentBy(r *request, from string) error {
 }
 
 func (s *Server) peerDrop(w http.ResponseWriter, r *request) error {
-	return s.peerRecord(w, r, s.opts.Node.AsPeer().Drop)
+	var in colo.DropRequest
+	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if in.VM == "" {
+		return &fieldError{field: "vm", msg: "missing"}
+	}
+	if err := s.opts.Node.AsPeer().Drop(r.Context(), in); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 func (s *Server) peerConfirm(w http.ResponseWriter, r *request) error {

@@ -86,8 +86,8 @@ func (p *Peer) Prepare(ctx context.Context, r colo.PrepareRequest) (out colo.Pre
 }
 
 // Drop implements [colo.Peer].
-func (p *Peer) Drop(ctx context.Context, rec arbiter.Record) error {
-	return p.post(ctx, peerPlan, "drop", rec, nil)
+func (p *Peer) Drop(ctx context.Context, r colo.DropRequest) error {
+	return p.post(ctx, peerPlan, "drop", r, nil)
 }
 
 // Confirm implements [colo.Peer].

@@ -25,7 +25,7 @@ func everyCall(ctx context.Context, p colo.Peer) map[string]error {
 	_, out["Prepare"] = p.Prepare(ctx, colo.PrepareRequest{From: "n1", ID: "x", Spec: &colo.Spec{Name: "web"}})
 	_, out["Sums"] = p.Sums(ctx, colo.SumsRequest{VM: "web", From: "n1", Resync: "r", Disk: "vda", Length: 1 << 20})
 	_, out["Inquire"] = p.Inquire(ctx, "web")
-	out["Drop"] = p.Drop(ctx, arbiter.Record{VM: "x", Generation: 1})
+	out["Drop"] = p.Drop(ctx, colo.DropRequest{Record: arbiter.Record{VM: "x", Generation: 1}})
 	out["Confirm"] = p.Confirm(ctx, arbiter.Record{VM: "x", Generation: 1})
 	out["TakeOver"] = p.TakeOver(ctx, arbiter.Record{VM: "x", Generation: 1})
 	out["ReportDead"] = p.ReportDead(ctx, colo.Report{VM: "web", From: "n1"})

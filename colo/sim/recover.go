@@ -250,7 +250,9 @@ func (r *run) finale(ctx context.Context, primary int) {
 		}
 		w.mu.Lock()
 		w.say("=", "the last test: n%d loses its QEMU", victim+1)
-		w.hosts[victim].proc.die()
+		if p := w.hosts[victim].proc; p != nil { // or it has just ended by itself
+			p.die()
+		}
 		w.mu.Unlock()
 	case 2:
 		w.tell("=", "the last test: switchover")

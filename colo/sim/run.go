@@ -145,7 +145,7 @@ func (r *run) play() {
 			return
 		}
 	}
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(r.sch.Tail)
 	if w.broke() {
 		return
 	}

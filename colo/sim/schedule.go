@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -82,15 +83,18 @@ type Schedule struct {
 	Links     int
 	Unsettled bool // the first step comes while the VM is being protected, not after
 	Steps     []Step
-	Last      int // what the end tries: 0 kill the primary, 1 kill the secondary, 2 switch over
+	Tail      time.Duration // until everything is mended
+	Last      int           // what the end tries: 0 kill the primary, 1 kill the secondary, 2 switch over
 }
 
-// weights of what a schedule does.
-var weights = []struct {
+type weight struct {
 	kind Kind
 	n    int
 	last bool // it lasts a while
-}{
+}
+
+// weights of what a schedule does.
+var weights = []weight{
 	{KillQEMU, 10, false}, {StopQEMU, 4, true}, {KillDaemon, 9, true}, {StopDaemon, 5, true}, {PowerOff, 8, true}, {PowerOffBoth, 2, true},
 	{Freeze, 4, true}, {CutLink, 6, true}, {CutOneWay, 3, true}, {CutAll, 6, true}, {CutArbiter, 5, true}, {CutArbiters, 4, true}, {MuteArbiter, 3, true},
 	{Isolate, 4, true}, {Lossy, 1, true}, {Slow, 1, true}, {SlowDisk, 3, true}, {Twice, 3, true}, {FailOnce, 3, false}, {GuestOff, 1, false},
@@ -98,10 +102,16 @@ var weights = []struct {
 }
 
 // Generate makes the schedule of a seed.
-func Generate(seed uint64) Schedule {
+func Generate(seed uint64) Schedule { return generate(seed, nil) }
+
+// generate is Generate with only the given kinds of steps; nil is all.
+func generate(seed uint64, only []Kind) Schedule {
 	r := rand.New(rand.NewPCG(seed, 0x51))
 	s := Schedule{Seed: seed, Links: 1 + btoi(r.IntN(4) == 0), Unsettled: r.IntN(5) == 0, Last: r.IntN(3)}
-	total := 0
+	weights, total := weights, 0
+	if only != nil {
+		weights = slices.DeleteFunc(slices.Clone(weights), func(w weight) bool { return !slices.Contains(only, w.kind) })
+	}
 	for _, w := range weights {
 		total += w.n
 	}
@@ -124,5 +134,6 @@ func Generate(seed uint64) Schedule {
 		}
 		s.Steps = append(s.Steps, st)
 	}
+	s.Tail = []time.Duration{300 * time.Millisecond, 300 * time.Millisecond, time.Second, 2500 * time.Millisecond}[r.IntN(4)]
 	return s
 }

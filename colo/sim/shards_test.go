@@ -3,14 +3,15 @@ package sim
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ type shard struct {
 	Step  uint64
 	N     int // 0: until the end
 	For   time.Duration
+	Only  []Kind // what the schedules consist of; nil is everything
 }
 
 // report is a line of what a shard prints.
@@ -83,7 +85,7 @@ func TestShard(t *testing.T) {
 		if played%64 == 0 {
 			say(report{Begun: seed})
 		}
-		r := Run(t, Generate(seed), false)
+		r := Run(t, generate(seed, s.Only), false)
 		total.Add(r.Tally)
 		if r.Violation != nil {
 			say(report{Seed: seed, Violation: r.Violation})
@@ -103,17 +105,24 @@ type found struct {
 }
 
 // play plays schedules in several processes, with the given binary or this one. It ends early when enough is true.
-func play(t *testing.T, binary string, begin uint64, n int, d time.Duration, enough func(*found) bool) *found {
+func play(t *testing.T, binary string, all shard, enough func(*found) bool) *found {
 	t.Helper()
 	if binary == "" {
 		binary = os.Args[0]
 	}
 	f := &found{bad: map[uint64]*Violation{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if d := all.For; d > 0 { // a simulator that hangs is killed; each shard ends by itself long before
+		ctx, cancel = context.WithTimeout(ctx, d+30*time.Second)
+		defer cancel()
+	}
 	var wg sync.WaitGroup
 	for i := range *shards {
-		s := shard{First: begin + uint64(i), Step: uint64(*shards), For: d}
-		if n > 0 {
-			s.N = (n + *shards - 1 - i) / *shards
+		s := all
+		s.First, s.Step = all.First+uint64(i), uint64(*shards)
+		if all.N > 0 {
+			s.N = (all.N + *shards - 1 - i) / *shards
 			if s.N == 0 {
 				continue
 			}
@@ -127,7 +136,7 @@ func play(t *testing.T, binary string, begin uint64, n int, d time.Duration, eno
 			t.Fatal(err)
 		}
 		var words bytes.Buffer
-		cmd := exec.CommandContext(t.Context(), binary, "-test.run=^TestShard$", "-test.timeout=0")
+		cmd := exec.CommandContext(ctx, binary, "-test.run=^TestShard$", "-test.timeout=0")
 		cmd.Env = append(os.Environ(), shardEnv+"="+string(text), "GOMAXPROCS=1")
 		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{w}, &words, &words
 		if err := cmd.Start(); err != nil {
@@ -136,8 +145,14 @@ func play(t *testing.T, binary string, begin uint64, n int, d time.Duration, eno
 		_ = w.Close()
 		wg.Go(func() {
 			defer r.Close()
-			f.listen(r, func() bool { return enough != nil && enough(f) })
-			if err := cmd.Wait(); err != nil && !strings.Contains(words.String(), "broken pipe") {
+			f.listen(r, func() bool {
+				if enough == nil || !enough(f) {
+					return false
+				}
+				cancel()
+				return true
+			})
+			if err := cmd.Wait(); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 				f.mu.Lock()
 				f.died = append(f.died, fmt.Sprintf("shard %s: %v\n%s", text, err, words.String()))
 				f.mu.Unlock()

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"flag"
 	"fmt"
 	"reflect"
 	"runtime"
@@ -25,13 +26,13 @@ func TestSchedules(t *testing.T) {
 		printStory(t, Generate(begin))
 		return
 	}
-	if n > 0 {
+	if n > 0 && !limited() {
 		d = 0
 	} else if testing.Short() {
 		d = min(d, 3*time.Second)
 	}
 	began := time.Now()
-	f := play(t, "", begin, n, d, func(f *found) bool { return len(f.bad) > 20 })
+	f := play(t, "", shard{First: begin, N: n, For: d}, func(f *found) bool { return len(f.bad) > 20 })
 	took := time.Since(began)
 	t.Logf("%d schedules from seed %d in %s, %.0f a second; %+v", f.played, begin, took.Round(time.Millisecond), float64(f.played)/took.Seconds(), f.tally)
 	for _, text := range f.died {
@@ -52,6 +53,12 @@ func TestSchedules(t *testing.T) {
 	if f.played == 0 && len(bad) == 0 {
 		t.Error("nothing was played")
 	}
+}
+
+// limited says whether a time was given: then -sim.n may not be reached.
+func limited() (given bool) {
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "sim.for" })
+	return given
 }
 
 // oneThread makes this process like a shard.

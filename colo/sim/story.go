@@ -19,6 +19,9 @@ func Tell(s Schedule, r Result) string {
 	for _, st := range s.Steps {
 		fmt.Fprintf(&b, "  %s\n", st)
 	}
+	if s.Tail > 0 {
+		fmt.Fprintf(&b, "  everything is mended %s later\n", s.Tail)
+	}
 	lines := sorted(r.Story)
 	for _, l := range lines {
 		fmt.Fprintf(&b, "%10.3f ms %-7s %s\n", float64(l.At)/float64(time.Millisecond), l.Who, l.Text)

@@ -191,8 +191,9 @@ func (r *remote) Inquire(ctx context.Context, vm string) (colo.PeerVM, error) {
 	return call(r, ctx, "inquire", func(ctx context.Context, p colo.Peer) (colo.PeerVM, error) { return p.Inquire(ctx, vm) })
 }
 
-func (r *remote) Drop(ctx context.Context, rec arbiter.Record) error {
-	return r.do(ctx, "drop "+rec.String(), func(ctx context.Context, p colo.Peer) error { return p.Drop(ctx, rec.Normal()) })
+func (r *remote) Drop(ctx context.Context, q colo.DropRequest) error {
+	q.Record = q.Normal()
+	return r.do(ctx, "drop "+q.String(), func(ctx context.Context, p colo.Peer) error { return p.Drop(ctx, q) })
 }
 
 func (r *remote) Confirm(ctx context.Context, rec arbiter.Record) error {

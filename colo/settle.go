@@ -1,0 +1,95 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// settle tells the arbiter what this node has decided without it, on a proof or on a person's word, as soon as it answers: until then the other
+// node's copy would be let go on by it. It ends when the arbiter knows, or when this node is not the only current one any more.
+func (m *machine) settle(ctx context.Context) {
+	if rec, _ := m.info(); m.n.cfg.Arbiter == nil || !aloneIn(rec, m.n.cfg.Name) || !m.settling.CompareAndSwap(false, true) {
+		return
+	}
+	m.n.wg.Go(func() {
+		defer m.settling.Store(false)
+		for {
+			rec, _ := m.info()
+			if !aloneIn(rec, m.n.cfg.Name) || m.settled(ctx) {
+				return
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-m.quit:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// settled tries once.
+func (m *machine) settled(ctx context.Context) bool {
+	rec, _ := m.info()
+	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+	defer cancel()
+	cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
+	if err == nil && cur.Generation >= rec.Generation && cur.Has(m.n.cfg.Name) {
+		return true
+	}
+	if now, _ := m.info(); err == nil && aloneIn(now, m.n.cfg.Name) {
+		_, err = m.advance(ctx, now.Members)
+	}
+	if errors.Is(err, errLost) {
+		m.log.Error("the arbiter lets another copy go on than the one that is current here", "err", err)
+		m.emit(Event{Kind: "conflict", State: m.State(), Text: err.Error()})
+		return true
+	}
+	return err == nil || errors.Is(err, arbiter.ErrNoRecord)
+}
+
+// overrule makes the copy here the only current one on a person's word, whatever this node's records and the arbiter's say. Its disks count as
+// complete from then on: as they are.
+func (m *machine) overrule(ctx context.Context) error {
+	rec, spec := m.info()
+	me, generation := m.n.cfg.Name, rec.Generation+1
+	a := m.n.cfg.Arbiter
+	if a == nil {
+		return m.updateNow(ctx, both(setRecord(generation, []string{me}), setDisks(spec, true, generation)))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
+	defer cancel()
+	cur, err := a.Get(ctx, rec.ID)
+	switch {
+	case errors.Is(err, arbiter.ErrUnreachable), errors.Is(err, arbiter.ErrNoRecord):
+	case err != nil:
+		return err
+	default:
+		generation = max(generation, cur.Generation+1)
+	}
+	if uerr := m.updateNow(ctx, both(setRecord(generation, []string{me}), setDisks(spec, true, generation))); uerr != nil {
+		return uerr
+	}
+	switch {
+	case errors.Is(err, arbiter.ErrUnreachable):
+		return nil // it is told later, if it still counts this node
+	case errors.Is(err, arbiter.ErrNoRecord):
+	case cur.Has(me):
+		_, err := m.advance(ctx, []string{me})
+		return err
+	default: // it may be asked by members only: its record is begun anew
+		if err := a.Forget(ctx, rec.ID, cur.Generation); err != nil {
+			return fmt.Errorf("the arbiter's generation %d belongs to %v and was not withdrawn: %w", cur.Generation, cur.Members, err)
+		}
+	}
+	if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{me}, By: me}); err != nil {
+		return err
+	}
+	_, err = m.advance(ctx, []string{me}) // up to this node's generation
+	return err
+}
