@@ -2,6 +2,7 @@ package ansible
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -78,7 +79,11 @@ func rollingPatch(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, l.Close()) }()
 	must(t, l.Boot(ctx, "n1"))
-	must(t, l.Protect(ctx))
+	data, err := json.Marshal(m{"name": lab.VM, "state": Protected, "socket": lab.Path("n1", "run", "api.sock"), "timeout": "5m"})
+	must(t, err)
+	if r := Run(ctx, data); r.Failed || !r.Protected {
+		t.Fatalf("%+v", r)
+	}
 
 	var rebooted []string
 	control := filepath.Join(dir, "reboot.sock")
