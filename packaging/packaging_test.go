@@ -136,15 +136,17 @@ func system(t *testing.T) string {
 	work.system.Do(func() {
 		begun := time.Now()
 		dir := filepath.Join(work.dir, "system")
-		if work.err = machine.Make(t.Context(), dir, machine.Options{Release: "trixie", Packages: []string{"iproute2"}}); work.err != nil {
+		if made := os.Getenv("COLOCTL_TEST_SYSTEM"); made != "" {
+			dir = made // of an earlier run, for who works on these tests
+		} else if work.err = machine.Make(t.Context(), dir, machine.Options{
+			Release: "trixie", Packages: []string{"iproute2", "openssh-server", "openssh-client", "curl", "e2fsprogs"},
+		}); work.err != nil {
 			return
 		}
 		t.Logf("a clean system after %v", time.Since(begun).Round(time.Second))
-		if work.err = os.Link(deb, filepath.Join(dir, "root", filepath.Base(deb))); work.err != nil {
-			return
-		}
+		run(t, exec.CommandContext(t.Context(), "sh", "-c", `rm -f "$1"/coloctl_*.deb && cp "$0" "$1"`, deb, filepath.Join(dir, "root")))
 		block := guideBlock(t, "install")
-		out, err := machine.Chroot(t.Context(), dir, "sh", "-exc", "cd /root\napt-get -qq update\n"+strings.ReplaceAll(block, "apt install", "apt-get -qq -y --no-install-suggests install")).CombinedOutput()
+		out, err := machine.Chroot(t.Context(), dir, "sh", "-exc", "cd /root\napt-get -qq update\n"+strings.ReplaceAll(block, "apt install", "apt-get -qq -y install")).CombinedOutput()
 		if err != nil {
 			work.err = fmt.Errorf("install: %w\n%s", err, out)
 			return

@@ -31,6 +31,20 @@ const (
 
 // examineHost compares a node's configuration with its host and with those it speaks to.
 func (f *findings) examineHost(ctx context.Context, c *config.Config) {
+	f.examineAlone(ctx, c)
+	creds, err := c.Credentials()
+	if err != nil {
+		return // Inspect has said it
+	}
+	f.certificate("certificate's end", creds, nil, c.TLS.Identity, "issue a new one: coloctl pki issue --renew node "+c.Node)
+	for i := range c.Peers {
+		f.examinePeer(ctx, c, &c.Peers[i], creds)
+	}
+	f.examineArbiter(ctx, c, creds)
+}
+
+// examineAlone looks at what needs no other machine.
+func (f *findings) examineAlone(ctx context.Context, c *config.Config) {
 	*f = append(*f, c.Inspect()...)
 	f.examineQEMU(ctx, c)
 	f.device("tun", "/dev/net/tun", "modprobe tun; in a container pass the device in")
@@ -41,15 +55,6 @@ func (f *findings) examineHost(ctx context.Context, c *config.Config) {
 		f.multipath()
 	}
 	f.ports(ctx, c)
-	creds, err := c.Credentials()
-	if err != nil {
-		return // Inspect has said it
-	}
-	f.certificate("certificate's end", creds, nil, c.TLS.Identity, "issue a new one: coloctl pki issue --renew node "+c.Node)
-	for i := range c.Peers {
-		f.examinePeer(ctx, c, &c.Peers[i], creds)
-	}
-	f.examineArbiter(ctx, c, creds)
 }
 
 // examineQEMU starts the configured QEMU without a machine and asks what it can do.

@@ -12,6 +12,7 @@ import (
 	"github.com/coloctl/coloctl/colo/libvirt"
 	"github.com/coloctl/coloctl/internal/both"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/setup"
 )
 
 // Exit codes.
@@ -72,7 +73,8 @@ func exitCode(err error) int {
 
 // refused tells whether a person has to remedy something first.
 func refused(err error) bool {
-	for _, target := range []error{lab.ErrPrecondition, lab.ErrExists, colo.ErrVMExists, pki.ErrExists, pki.ErrNoAuthority, pki.ErrRotating, pki.ErrLooseMode} {
+	for _, target := range []error{lab.ErrPrecondition, lab.ErrExists, colo.ErrVMExists, pki.ErrExists, pki.ErrNoAuthority, pki.ErrRotating, pki.ErrLooseMode,
+		setup.ErrOther, setup.ErrUnfit, setup.ErrBundle} {
 		if errors.Is(err, target) {
 			return true
 		}

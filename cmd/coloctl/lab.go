@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,12 @@ func labCommand(r rules) *cli.Command {
 			operands{min: 1, max: -1, usage: "n1|n2|witness|client [COMMAND...]", command: true}),
 		r.leaf(&cli.Command{Name: "down", Usage: "end a lab and remove all of it", Flags: []cli.Flag{name()}, Action: labDown}, operands{}),
 		r.leaf(&cli.Command{Name: "provision", Usage: "find or fetch QEMU and the guest's kernel", Action: labProvision}, operands{}),
+		r.leaf(&cli.Command{Name: "guest", Usage: "write the lab's guest, with a VM's spec for it, for nodes of one's own; the same on both", Flags: []cli.Flag{
+			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` for the files", TakesFile: true},
+			&cli.StringFlag{Name: "address", Usage: "of the guest on the bridge, as `ADDRESS/BITS` (IPv4)"},
+			&cli.StringFlag{Name: "bridge", Value: "br0", Usage: "`BRIDGE` of its NIC"},
+			&cli.StringFlag{Name: "name", Value: "web", Usage: "`NAME` of the VM"},
+		}, Action: labGuest}, operands{}),
 	}})
 }
 
@@ -57,6 +64,25 @@ func labList(cc *cli.Context) error {
 		fmt.Fprintf(w, "%s\t%s\n", s.Name, s.Summary)
 	}
 	return w.Flush()
+}
+
+func labGuest(cc *cli.Context) error {
+	address, err := netip.ParsePrefix(cc.String("address"))
+	if err != nil || !address.Addr().Is4() {
+		return usagef("--address %s: expected an IPv4 address with its network's bits, for example 192.0.2.50/24", cc.String("address"))
+	}
+	if cc.String("dir") == "" {
+		return usagef("lab guest: which folder? give --dir")
+	}
+	files, err := lab.WriteGuest(cc.Context, lab.GuestOptions{Dir: cc.String("dir"), Name: cc.String("name"), Bridge: cc.String("bridge"), Address: address, Out: cc.App.ErrWriter})
+	if err != nil {
+		return err
+	}
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, files)
+	}
+	_, err = fmt.Fprintf(cc.App.Writer, "%s\n%s\n%s\n%s\n", files.Kernel, files.Initrd, files.Disk, files.Spec)
+	return err
 }
 
 func labProvision(cc *cli.Context) error {

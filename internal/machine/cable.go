@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/vishvananda/netlink"
@@ -14,7 +13,7 @@ type End struct {
 }
 
 // Cable joins two machines by a pair of interfaces. Both are down and have no address: what to do with them is said in the machines.
-func Cable(_ context.Context, a, b End) error {
+func Cable(a, b End) error {
 	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: b.Interface, PeerNamespace: netlink.NsPid(b.Machine.init)}
 	veth.Name, veth.Namespace = a.Interface, netlink.NsPid(a.Machine.init)
 	if err := netlink.LinkAdd(veth); err != nil {

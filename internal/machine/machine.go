@@ -63,9 +63,12 @@ func Boot(ctx context.Context, name, system, dir string) (*Machine, error) {
 	m.outer = exec.Command("unshare", "--mount", "--", "sh", script, m.root, name, cgroup, "outer")
 	m.outer.Env = environment
 	m.outer.Stderr = m.said
-	// Its own session: signals of a terminal are for the tests. The thread that starts it must live as long; ending it ends the machine.
+	// Its own session: signals of a terminal are for the tests.
 	m.outer.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := m.outer.StdoutPipe()
+	if err == nil {
+		_, err = m.outer.StdinPipe() // open for as long as we live
+	}
 	if err == nil {
 		err = m.outer.Start()
 	}
@@ -98,9 +101,13 @@ func (m *Machine) await(ctx context.Context, parent int) error {
 	state := ""
 	for {
 		if m.init == 0 {
+			// It has other children before that one.
 			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
-			m.init, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-		} else if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", m.init)); strings.TrimSpace(string(comm)) == "systemd" {
+			pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+			if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.TrimSpace(string(comm)) == "systemd" {
+				m.init = pid
+			}
+		} else {
 			text, _ := m.Command(ctx, "systemctl", "is-system-running").Output() // "degraded" is an exit code too
 			if state = strings.TrimSpace(string(text)); state == "running" || state == "degraded" {
 				return nil

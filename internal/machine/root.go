@@ -58,7 +58,10 @@ func Make(ctx context.Context, dir string, o Options) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("mmdebstrap %s: %w\n%s", o.Release, err, lastLines(said.String(), 20))
 	}
-	// mmdebstrap names the machine that it ran on.
+	// mmdebstrap leaves its options, and the name of the machine that it ran on.
+	if err := os.Remove(filepath.Join(dir, "etc/apt/apt.conf.d/99mmdebstrap")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return os.WriteFile(filepath.Join(dir, "etc/hostname"), []byte("debian\n"), 0o644)
 }
 
