@@ -13,6 +13,7 @@ type CheckpointStats struct {
 	PauseP99 time.Duration `json:"pause_p99"`
 	Enter    time.Duration `json:"enter"`   // how long the guest stood still when COLO was started; 0 on a secondary
 	Last     time.Time     `json:"last"`    // end of the last one
+	Delay    time.Duration `json:"delay"`   // longest time between two at present, where the controller has changed it; 0 is the spec's
 	Running  time.Time     `json:"running"` // start of the one that is going on; zero if none is
 	Began    time.Time     `json:"-"`       // start of the last one that has ended; zero if that is not known
 }
@@ -28,6 +29,8 @@ type checkpoints struct {
 	began  time.Time     // start of the last one that has ended
 	halted time.Time     // when the guest was stopped before COLO
 	enter  time.Duration // until it ran in it
+	sum    time.Duration // of all pauses
+	delay  time.Duration // that the controller has set
 	sealed time.Time     // a stop after it is none of a checkpoint; zero: any is
 }
 
@@ -58,6 +61,7 @@ func (c *checkpoints) resumed(at time.Time) {
 	if !c.begin.IsZero() {
 		c.pauses[c.count%uint64(len(c.pauses))] = at.Sub(c.begin)
 		c.count++
+		c.sum += at.Sub(c.begin)
 		c.n = min(c.n+1, len(c.pauses))
 		c.began, c.begin, c.last = c.begin, time.Time{}, at
 	} else if !c.halted.IsZero() {
@@ -70,6 +74,21 @@ func (c *checkpoints) reset() {
 	c.mu.Lock()
 	c.count, c.n, c.begin, c.began, c.last, c.enter = 0, 0, time.Time{}, time.Time{}, time.Time{}, 0
 	c.sealed = time.Time{}
+	c.sum, c.delay = 0, 0
+	c.mu.Unlock()
+}
+
+// total is how long the guest has stood still in all checkpoints.
+func (c *checkpoints) total() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sum
+}
+
+// delayed notes the time between checkpoints that was set.
+func (c *checkpoints) delayed(d time.Duration) {
+	c.mu.Lock()
+	c.delay = d
 	c.mu.Unlock()
 }
 
@@ -82,7 +101,7 @@ func (c *checkpoints) running() time.Time {
 
 func (c *checkpoints) stats() CheckpointStats {
 	c.mu.Lock()
-	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Began: c.began, Enter: c.enter}
+	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Delay: c.delay, Began: c.began, Enter: c.enter}
 	sorted := slices.Clone(c.pauses[:c.n])
 	c.mu.Unlock()
 	if len(sorted) > 0 {

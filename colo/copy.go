@@ -104,7 +104,7 @@ type Copy interface {
 	ProveColo(ctx context.Context) error // returns after the first checkpoint that both sides have ended
 	Release(ctx context.Context) error
 
-	// Checkpoint forces one and returns when it has ended.
+	// Checkpoint forces one and returns when it has ended. On a primary in COLO it may be called at any moment.
 	Checkpoint(ctx context.Context) error
 }
 

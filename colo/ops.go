@@ -166,6 +166,26 @@ func (n *Node) Switchover(ctx context.Context, vm string) error {
 	return n.ask(ctx, vm, ReqSwitchover, nil)
 }
 
+// ErrNotProtected is returned by Checkpoint for a VM whose primary in COLO is not here.
+var ErrNotProtected = errors.New("not protected by this node")
+
+// Checkpoint makes both copies of a VM equal now, and returns when they are: all that the guest has done before the call is
+// on both nodes then. The primary must be here.
+func (n *Node) Checkpoint(ctx context.Context, vm string) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	c := m.current()
+	if s := m.State(); s != Protected || c == nil {
+		return fmt.Errorf("%s: %w: it is %s here", vm, ErrNotProtected, s)
+	}
+	if err := c.Checkpoint(ctx); err != nil {
+		return fmt.Errorf("%s: %w", vm, err)
+	}
+	return nil
+}
+
 // Force lets a copy that waits for the arbiter's word go on without it. The caller vouches that the other copy is dead: if it is not, two
 // copies of the VM speak from now on.
 func (n *Node) Force(ctx context.Context, vm string) error {

@@ -70,7 +70,7 @@ func (c *qemuCopy) startComparer(ctx context.Context) error {
 }
 
 func (p *ProtectionSpec) settings() comparer.Settings {
-	s := comparer.Settings{Delay: time.Duration(p.CheckpointDelay), Timeout: time.Duration(p.CompareTimeout)}
+	s := comparer.Settings{Delay: time.Duration(p.CheckpointDelay), Timeout: time.Duration(p.CompareTimeout), Rest: profiles[p.Profile].rest}
 	for _, r := range p.Compare {
 		if rule, err := r.rule(); err == nil { // validated
 			s.Rules = append(s.Rules, rule)

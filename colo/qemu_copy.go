@@ -70,6 +70,7 @@ func (c *qemuCopy) connect(ctx context.Context) (err error) {
 	sub := c.main.Subscribe(qmp.SubscribeOptions{Buffer: 1024})
 	c.wg.Go(func() { c.follow(sub) })
 	c.wg.Go(c.watch)
+	c.wg.Go(c.adaptDelay)
 	c.wg.Go(c.keepBitmapsShort)
 	go c.reap()
 	return nil

@@ -194,7 +194,7 @@ func (c *qemuCopy) ProveColo(ctx context.Context) error {
 func (c *qemuCopy) Checkpoint(ctx context.Context) error {
 	sub := c.main.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("STOP", "RESUME", "COLO_EXIT")})
 	defer sub.Close()
-	delay := time.Duration(c.protection.Load().CheckpointDelay).Milliseconds()
+	delay := c.delay().Milliseconds()
 	if err := c.main.MigrateSetParameters(ctx, map[string]any{"x-checkpoint-delay": delay}); err != nil {
 		return err
 	}

@@ -55,6 +55,8 @@ type ProtectionSpec struct {
 	Level            string        `yaml:"level,omitempty" json:"level"`                           // protected (default) or none
 	CheckpointDelay  Duration      `yaml:"checkpoint-delay,omitempty" json:"checkpoint_delay"`     // longest time between checkpoints; 300ms
 	CompareTimeout   Duration      `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
+	Profile          string        `yaml:"profile,omitempty" json:"profile"`                       // latency, balanced (default) or throughput: what the times below are unless given
+	Adaptive         bool          `yaml:"adaptive,omitempty" json:"adaptive"`                     // shorten the time between checkpoints while they cost little
 	Comparer         string        `yaml:"comparer,omitempty" json:"comparer"`                     // builtin (default) or stream
 	Compare          []CompareRule `yaml:"compare,omitempty" json:"compare,omitempty"`             // stream only: flows that are not compared; the first rule that fits decides
 	ExpiredScanCycle Duration      `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
@@ -119,10 +121,15 @@ func (s *Spec) setDefaults() {
 	}
 	p := &s.Protection
 	setDefault(&p.Level, LevelProtected)
-	setDefault(&p.CheckpointDelay, Duration(defaultCheckpointDelay))
 	setDefault(&p.Comparer, ComparerBuiltin)
-	setDefault(&p.CompareTimeout, Duration(defaultCompareTimeout))
-	setDefault(&p.ExpiredScanCycle, Duration(defaultExpiredScanCycle))
+	setDefault(&p.Profile, ProfileBalanced)
+	f, ok := profiles[p.Profile]
+	if !ok {
+		f = profiles[ProfileBalanced] // Validate says what is wrong
+	}
+	setDefault(&p.CheckpointDelay, Duration(f.delay))
+	setDefault(&p.CompareTimeout, Duration(f.timeout))
+	setDefault(&p.ExpiredScanCycle, Duration(f.scan))
 }
 
 func setDefault[T comparable](v *T, def T) {
@@ -155,6 +162,9 @@ func (s *Spec) Validate() error {
 		bad("protection.level", "%q: expected %s or %s", l, LevelProtected, LevelNone)
 	}
 	s.Protection.validateComparer(bad)
+	if _, ok := profiles[s.Protection.Profile]; !ok {
+		bad("protection.profile", "%q: expected %s, %s or %s", s.Protection.Profile, ProfileLatency, ProfileBalanced, ProfileThroughput)
+	}
 	s.validateDisks(bad)
 	s.validateNICs(bad)
 	for field, d := range map[string]Duration{"checkpoint-delay": s.Protection.CheckpointDelay, "compare-timeout": s.Protection.CompareTimeout,

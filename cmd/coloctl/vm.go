@@ -40,6 +40,12 @@ func vmCommand(r rules) *cli.Command {
 				return t.Stop(ctx, vm, body.(api.StopRequest))
 			},
 		}.run)}, vm),
+		r.operation(&cli.Command{Name: "checkpoint", Usage: "make both copies of a protected VM equal now", Action: withSite(action{
+			kind: "checkpoint", body: plainBody,
+			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
+				return t.Checkpoint(ctx, vm, body.(api.Request))
+			},
+		}.run)}, vm),
 		r.change(&cli.Command{Name: "delete", Usage: "forget a VM that does not run, on all nodes that are reached", Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "images", Usage: "delete its disk images too"},
 		}, Action: withSite(vmDelete)}, vm),

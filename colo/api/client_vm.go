@@ -204,6 +204,11 @@ func (c *Client) Unprotect(ctx context.Context, vm string, r Request) (Operation
 	return c.act(ctx, vm, "unprotect", r)
 }
 
+// Checkpoint makes both copies of a protected VM equal now.
+func (c *Client) Checkpoint(ctx context.Context, vm string, r Request) (Operation, error) {
+	return c.act(ctx, vm, "checkpoint", r)
+}
+
 // Switchover gives the primary's role to the peer.
 func (c *Client) Switchover(ctx context.Context, vm string, r Request) (Operation, error) {
 	return c.act(ctx, vm, "switchover", r)

@@ -81,6 +81,8 @@ var sentinels = []struct {
 	{"vm_runs", colo.ErrNotWhileRunning, http.StatusConflict, ExitRefused, false},
 	{"arbiter_unreachable", arbiter.ErrUnreachable, http.StatusServiceUnavailable, ExitNoArbiter, false},
 	{"no_arbiter", colo.ErrNoArbiter, http.StatusConflict, ExitNoArbiter, false},
+	{"not_protected", colo.ErrNotProtected, http.StatusConflict, ExitNotRunning, false},
+	{"no_comparer", colo.ErrNoComparer, http.StatusConflict, ExitRefused, false},
 	{"not_current", colo.ErrNotCurrent, http.StatusConflict, ExitRefused, false},
 	{"no_peer", colo.ErrNoPeer, http.StatusConflict, ExitRefused, false},
 	{"peer_unreachable", colo.ErrPeerUnreachable, http.StatusServiceUnavailable, ExitRefused, false},

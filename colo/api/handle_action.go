@@ -191,6 +191,14 @@ func (s *Server) simple(w http.ResponseWriter, r *request, kind string, ev colo.
 	return s.action(w, r, kind, in.Reason, []colo.EventKind{ev}, func(ctx context.Context) error { return do(ctx, r.vm) })
 }
 
+func (s *Server) checkpoint(w http.ResponseWriter, r *request) error {
+	var in Request
+	if err := bodyJSON(r.Request, &in, true); err != nil {
+		return err
+	}
+	return s.action(w, r, "checkpoint", in.Reason, nil, func(ctx context.Context) error { return s.opts.Node.Checkpoint(ctx, r.vm) })
+}
+
 func (s *Server) failover(w http.ResponseWriter, r *request) error {
 	var in FailoverRequest
 	if err := bodyJSON(r.Request, &in, false); err != nil {

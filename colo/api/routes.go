@@ -59,6 +59,7 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/stop", least: pki.Operator, query: actionQuery, change: true, do: (*Server).stopVM},
 	{method: "POST", path: "/v1/vms/{vm}/protect", least: pki.Operator, query: actionQuery, change: true, do: (*Server).protect},
 	{method: "POST", path: "/v1/vms/{vm}/unprotect", least: pki.Operator, query: actionQuery, change: true, do: (*Server).unprotect},
+	{method: "POST", path: "/v1/vms/{vm}/checkpoint", least: pki.Operator, query: actionQuery, change: true, do: (*Server).checkpoint},
 	{method: "POST", path: "/v1/vms/{vm}/switchover", least: pki.Operator, query: actionQuery, change: true, do: (*Server).switchover},
 	{method: "POST", path: "/v1/vms/{vm}/resync", least: pki.Operator, query: actionQuery, change: true, do: (*Server).resync},
 	{method: "PATCH", path: "/v1/vms/{vm}/resync", least: pki.Operator, change: true, do: (*Server).tuneResync},
