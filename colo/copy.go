@@ -28,6 +28,7 @@ type NICPorts struct {
 type CopyEvent struct {
 	Kind EventKind // Exited, Hung, ColoStarted, ChannelLost, DiskFailed, GuestShutdown
 	Text string    // what exactly, for people
+	Disk string    // of DiskFailed: this node's half of it was taken out of the running copy, which goes on through the peer's
 	Time time.Time
 }
 
@@ -59,7 +60,7 @@ type SyncResult struct {
 }
 
 // Copy is one QEMU process of a VM with its disks and NICs. The engine calls the methods of a copy from one goroutine at a time, except
-// Events, PID, Stats, Alive, Cut, Kill, Sums and TuneSync, which may be called at any moment.
+// Events, PID, Stats, Alive, Cut, Kill, Sums, TuneSync and DropDisk, which may be called at any moment.
 type Copy interface {
 	// Events is closed after Exited. The reader must keep reading.
 	Events() <-chan CopyEvent
@@ -84,6 +85,8 @@ type Copy interface {
 	// Listen makes a standby ready for the primary. Promote turns a secondary into a lone copy, silent until Join.
 	Listen(ctx context.Context, at Endpoint) error
 	Promote(ctx context.Context) error
+	// DropDisk takes this node's half of a disk out of a primary in COLO: its guest goes on through the peer's.
+	DropDisk(ctx context.Context, disk string) error
 	// Sums hashes a part of a standby's disk.
 	Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error)
 	// Commit waits until the images of a promoted copy hold all its data and removes what it needed until then.
@@ -110,10 +113,11 @@ type Copy interface {
 
 // View is what a copy that was found again is doing.
 type View struct {
-	Mode     string // of COLO: none, primary or secondary
-	Incoming bool   // a standby that waits for the primary
-	Off      bool   // the guest has switched itself off
-	Cut      bool   // a tap is not in its bridge
+	Mode     string   // of COLO: none, primary or secondary
+	Incoming bool     // a standby that waits for the primary
+	Off      bool     // the guest has switched itself off
+	Cut      bool     // a tap is not in its bridge
+	Gone     []string // disks whose half on this node was taken out of a primary in COLO
 }
 
 // LaunchRequest says which copy to start.

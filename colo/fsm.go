@@ -92,11 +92,13 @@ const same State = ""
 
 // Guards, by name. They are functions of what the machine knows, without side effects.
 const (
-	guardSilent    = "replication-silent" // the checkpoint that was due has not ended
-	guardWhole     = "current-and-whole"  // this node alone is current, and no disk here is incomplete
-	guardNoQEMU    = "no-qemu"            // no QEMU of the VM is known to run here
-	guardCounted   = "peer-counts"        // as far as this node knows the peer's copy may still go on
-	guardSecondary = "was-secondary"      // this copy was the secondary before the arbitration
+	guardSilent    = "replication-silent"  // the checkpoint that was due has not ended
+	guardWhole     = "current-and-whole"   // this node alone is current, and no disk here is incomplete
+	guardNoQEMU    = "no-qemu"             // no QEMU of the VM is known to run here
+	guardCounted   = "peer-counts"         // as far as this node knows the peer's copy may still go on
+	guardHalfGone  = "half-offline"        // this node's half of a disk is out of service: the peer's copy is the better one
+	guardStays     = "stays-on-disk-error" // the VM's owner wants no switchover for a failed disk
+	guardSecondary = "was-secondary"       // this copy was the secondary before the arbitration
 )
 
 var (
@@ -141,13 +143,17 @@ var (
 		{on(Detaching), upon(Exited), guardWhole, Stopped, "", true, "the only current copy has ended"},
 		{on(Protected, Detaching, SwitchingOver), upon(Exited), "", Outdated, planFence, true, "the peer's copy goes on; it is told that this one is dead"},
 		{on(Protected), upon(Hung), "", Outdated, planFence, false, "the secondary is up to date: a hung primary is killed so that it can go on"},
-		{on(Protected), upon(DiskFailed), "", Outdated, planFence, false, "the secondary has every write and a good disk: it goes on"},
-		{on(Starting, Solo, Syncing, Attaching, Detaching, SwitchingOver, Standby, Secondary, Arbitrating, FailingOver, Stopping, Stopped, Outdated, Failed), upon(DiskFailed),
+		{on(Protected), upon(DiskFailed), guardStays, same, "", false, "the guest goes on through the peer's disk; its owner wants no switchover"},
+		{on(Protected), upon(DiskFailed), "", SwitchingOver, planSwitchover, false, "the guest goes on through the peer's disk, and then next to it"},
+		{on(SwitchingOver), upon(PlanError), guardHalfGone, Outdated, planFence, false, "the secondary has every write and a good disk: it goes on"},
+		{on(Secondary), upon(DiskFailed), "", Outdated, planFence, false, "the primary goes on alone; it is told that this copy is dead"},
+		{on(Starting, Solo, Syncing, Attaching, Detaching, SwitchingOver, Standby, Arbitrating, FailingOver, Stopping, Stopped, Outdated, Failed), upon(DiskFailed),
 			"", same, "", false, "there is no better copy to go on with"},
-		{on(Protected), upon(GuestShutdown), "", Detaching, planDetach, false, "the owner has switched the VM off: it ends as a lone copy"},
 
 		// Planned changes of a protected VM.
+		{on(Protected), upon(ReqUnprotect, GuestShutdown), guardHalfGone, SwitchingOver, planSwitchover, false, "alone it would have no disk: the peer goes on"},
 		{on(Protected), upon(ReqUnprotect), "", Detaching, planDetach, false, ""},
+		{on(Protected), upon(GuestShutdown), "", Detaching, planDetach, false, "the owner has switched the VM off: it ends as a lone copy"},
 		{on(Detaching), upon(Done), "", Solo, "", false, ""},
 		{on(Detaching), upon(PlanError), "", Protected, "", false, "nothing was changed"},
 		{on(Detaching), upon(Undecided), "", Arbitrating, planClaim, false, "the arbiter did not answer in the middle"},

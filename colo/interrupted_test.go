@@ -51,6 +51,26 @@ const (
 
 func newSmall(t *testing.T, seed uint64) *small {
 	t.Helper()
+	s := startSmall(t, seed)
+	for name := range s.nodes {
+		s.fill(name)
+	}
+	s.create(colo.DiskSpec{Name: "vda", File: "a.raw", Size: smallDisk}, colo.DiskSpec{Name: "vdb", File: "b.qcow2", Format: "qcow2", Size: smallDisk / 2})
+	return s
+}
+
+// create makes the VM on n1.
+func (s *small) create(disks ...colo.DiskSpec) {
+	s.t.Helper()
+	must(s.t, s.nodes["n1"].Create(s.t.Context(), &colo.Spec{
+		Name: "web", Memory: 32 << 20, Disks: disks,
+		Protection: colo.ProtectionSpec{CheckpointDelay: colo.Duration(5 * time.Minute), SyncSpeed: 24 << 20},
+	}))
+}
+
+// startSmall starts the nodes.
+func startSmall(t *testing.T, seed uint64) *small {
+	t.Helper()
 	tools(t)
 	s := &small{t: t, rnd: rand.New(rand.NewPCG(seed, 5)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, store: map[string]*state.Store{},
 		pattern: map[int64]int{}, events: map[string]int{}}
@@ -65,15 +85,9 @@ func newSmall(t *testing.T, seed uint64) *small {
 		must(t, os.MkdirAll(filepath.Join(s.dir, name), 0o700))
 		s.open(name)
 		t.Cleanup(func() { s.killQEMU(name); s.close(name) })
-		s.fill(name)
 	}
 	s.wire, err = colo.NewWire(s.nodes["n1"], s.nodes["n2"])
 	must(t, err)
-	must(t, s.nodes["n1"].Create(t.Context(), &colo.Spec{
-		Name: "web", Memory: 32 << 20,
-		Disks:      []colo.DiskSpec{{Name: "vda", File: "a.raw", Size: smallDisk}, {Name: "vdb", File: "b.qcow2", Format: "qcow2", Size: smallDisk / 2}},
-		Protection: colo.ProtectionSpec{CheckpointDelay: colo.Duration(5 * time.Minute), SyncSpeed: 24 << 20},
-	}))
 	return s
 }
 

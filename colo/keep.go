@@ -166,7 +166,7 @@ func (m *machine) agree(ctx context.Context) error {
 
 func (m *machine) coldFacts(ctx context.Context, r Recovery, waited time.Duration) coldFacts {
 	rec, spec := m.info()
-	f := coldFacts{me: m.n.cfg.Name, rec: rec, disks: len(incomplete(rec, spec)) == 0, waited: waited, order: r.PrimaryFirst}
+	f := coldFacts{me: m.n.cfg.Name, rec: rec, disks: len(incomplete(rec, spec)) == 0 && len(offline(rec)) == 0, waited: waited, order: r.PrimaryFirst}
 	if a := m.n.cfg.Arbiter; a != nil {
 		actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
 		held, err := a.Get(actx, rec.ID)

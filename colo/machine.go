@@ -65,6 +65,7 @@ type machine struct {
 type message struct {
 	kind  EventKind
 	text  string
+	disk  string       // that is out of service now
 	copy  Copy         // the copy it is about, when it comes from one
 	job   *job         // the plan that has ended
 	err   error        // how
@@ -192,6 +193,9 @@ func (m *machine) handle(ctx context.Context, msg message) {
 			m.setCopy(nil)
 		}
 	}
+	if msg.kind == DiskFailed {
+		m.noteDisk(msg)
+	}
 	if msg.kind == GuestShutdown {
 		m.mu.Lock()
 		m.guestOff = true
@@ -234,8 +238,8 @@ func (m *machine) recall(ctx context.Context, t Transition, msg message) {
 	switch {
 	case t.To == t.From && t.Plan == "" && m.job != nil:
 		switch msg.kind {
-		case ChannelLost, PeerDead, PeerLost, Hung, ReqUnprotect:
-			m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, copy: msg.copy})
+		case ChannelLost, PeerDead, PeerLost, Hung, ReqUnprotect, DiskFailed:
+			m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, copy: msg.copy})
 		}
 	case (t.To == Protected || t.To == Secondary) && t.From != t.To:
 		missed := m.missed
@@ -452,6 +456,12 @@ func (m *machine) holds(guard string) bool {
 		return len(rec.Members) > 1
 	case guardSecondary:
 		return m.marked().secondary
+	case guardHalfGone:
+		rec, _ := m.info()
+		return len(offline(rec)) > 0
+	case guardStays:
+		_, spec := m.info()
+		return spec.Protection.OnDiskError == StayOnDiskError
 	}
 	panic("unknown guard " + guard)
 }
@@ -519,7 +529,7 @@ func (m *machine) adopt(c Copy) {
 					return
 				}
 				m.log.Info("copy", "event", e.Kind, "text", e.Text)
-				m.post(message{kind: e.Kind, text: e.Text, copy: c})
+				m.post(message{kind: e.Kind, text: e.Text, disk: e.Disk, copy: c})
 			case <-m.n.ctx.Done():
 				return
 			}

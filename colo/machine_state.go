@@ -46,7 +46,7 @@ func (m *machine) note(t Transition) {
 	case ReqForce:
 		k.forced = true
 	}
-	k.yield = t.Event == Exited || t.Event == Hung || t.Event == CopyDead || t.Event == DiskFailed
+	k.yield = t.Event == Exited || t.Event == Hung || t.Event == CopyDead || t.Event == DiskFailed || (t.From == SwitchingOver && t.Event == PlanError && t.Plan == planFence)
 }
 
 func (m *machine) marked() marks {
@@ -229,7 +229,7 @@ func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
 		}
 		for _, d := range spec.Disks {
 			e := v.Disks[d.Name]
-			e.InSync, e.Size = inSync, int64(d.Size)
+			e.InSync, e.Size = inSync && e.Offline == "", int64(d.Size)
 			e.Generation = max(e.Generation, generation)
 			v.Disks[d.Name] = e
 		}

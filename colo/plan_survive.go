@@ -108,6 +108,9 @@ func (m *machine) copyLives(ctx context.Context) error {
 	if c == nil {
 		return errCopyDead
 	}
+	if rec, _ := m.info(); len(offline(rec)) > 0 { // what it wrote lately is on the peer's disks only
+		return fmt.Errorf("%w: its half of %s is out of service", errCopyDead, strings.Join(offline(rec), ", "))
+	}
 	actx, cancel := context.WithTimeout(ctx, m.n.cfg.HangTimeout)
 	defer cancel()
 	if err := c.Alive(actx); err != nil {
@@ -286,6 +289,9 @@ func (m *machine) claimStart(ctx context.Context) error {
 	}
 	if rec.Generation > 0 && !slices.Contains(rec.Members, me) {
 		return fmt.Errorf("%w: at generation %d the current copy is on %v: %w", ErrNotCurrent, rec.Generation, rec.Members, errLost)
+	}
+	if len(offline(rec)) > 0 {
+		return fmt.Errorf("%w: %w: %w", ErrNotCurrent, m.offlineError(rec), errLost)
 	}
 	if names := incomplete(rec, spec); len(names) > 0 {
 		return fmt.Errorf("%w: incomplete disks here: %s: %w", ErrNotCurrent, strings.Join(names, ", "), errLost)

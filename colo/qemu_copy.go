@@ -152,8 +152,11 @@ func bootID() (string, error) {
 
 // tell hands an event to the engine. The channel is wide enough for all that a QEMU says while the engine is busy; Exited is never lost.
 func (c *qemuCopy) tell(kind EventKind, text string) {
-	e := CopyEvent{Kind: kind, Text: text, Time: time.Now()}
-	if kind == Exited {
+	c.send(CopyEvent{Kind: kind, Text: text, Time: time.Now()})
+}
+
+func (c *qemuCopy) send(e CopyEvent) {
+	if e.Kind == Exited {
 		for len(c.events) == cap(c.events) { // nobody reads any more, or not yet: the newest counts
 			select {
 			case <-c.events:
@@ -164,7 +167,7 @@ func (c *qemuCopy) tell(kind EventKind, text string) {
 	select {
 	case c.events <- e:
 	default:
-		c.log.Error("event of QEMU was lost", "event", kind, "text", text)
+		c.log.Error("event of QEMU was lost", "event", e.Kind, "text", e.Text)
 	}
 }
 
@@ -234,7 +237,23 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 				c.proven.Store(false)
 				c.lost("writing to the peer's disk failed on " + d.NodeName)
 			} else if !c.ending.Load() {
-				c.tell(DiskFailed, "writing to this node's own disk failed on "+d.NodeName)
+				c.localFailed(d.NodeName)
+			}
+		case "BLOCK_IO_ERROR":
+			var d struct {
+				Device    string
+				NodeName  string `json:"node-name"`
+				Action    string
+				NoSpace   bool `json:"nospace"`
+				Reason    string
+				Operation string
+			}
+			if err := ev.Decode(&d); err == nil && d.Action == "stop" && !c.ending.Load() {
+				why := d.Reason
+				if d.NoSpace {
+					why = "its file system is full"
+				}
+				c.tell(DiskFailed, fmt.Sprintf("the guest stands still: a %s on %s failed: %s", d.Operation, d.NodeName, why))
 			}
 		case "SHUTDOWN":
 			var d struct {
@@ -249,6 +268,32 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 			c.log.Error("the guest panicked")
 		}
 	}
+}
+
+// localFailed takes the half out of the guest's way, at once and without waiting for anybody: reads ask it first.
+func (c *qemuCopy) localFailed(node string) {
+	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return slices.Contains(blockrepl.LocalNodes(d), node) })
+	if i < 0 {
+		c.tell(DiskFailed, "writing to this node's own disk failed on "+node)
+		return
+	}
+	d := c.disks[i]
+	c.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), c.l.cfg.HangTimeout)
+		defer cancel()
+		if err := blockrepl.DropLocal(ctx, c.main, d); err != nil {
+			c.log.Error("a disk that fails could not be taken out of the guest's way", "disk", d.Name, "err", err)
+		}
+		c.send(CopyEvent{Kind: DiskFailed, Disk: d.Name, Text: "a write to this node's half of disk " + d.Name + " failed", Time: time.Now()})
+	})
+}
+
+func (c *qemuCopy) DropDisk(ctx context.Context, disk string) error {
+	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
+	if i < 0 {
+		return fmt.Errorf("no disk %q here", disk)
+	}
+	return blockrepl.DropLocal(ctx, c.main, c.disks[i])
 }
 
 func (c *qemuCopy) lost(text string) {

@@ -364,6 +364,12 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if v.Mode != "none" {
 		c.inColo.Store(true)
 	}
+	if v.Mode == "primary" {
+		if v.Gone, err = blockrepl.LocalGone(ctx, c.main, c.disks); err != nil {
+			c.Disconnect()
+			return nil, View{}, err
+		}
+	}
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
 	if v.Mode == "primary" {

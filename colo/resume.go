@@ -2,6 +2,7 @@ package colo
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/state"
@@ -66,6 +67,11 @@ func ended(rec state.VM) (State, string) {
 func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	alone := aloneIn(rec, m.n.cfg.Name)
 	phase := State(rec.Phase)
+	for _, disk := range view.Gone { // the daemon may have ended right after it let go of it
+		if rec.Disks[disk].Offline == "" {
+			m.noteDisk(message{disk: disk, text: "a write to this node's half of disk " + disk + " failed before the node was restarted"})
+		}
+	}
 	goOn := func(s State, plan PlanKind, why string) {
 		m.mu.Lock()
 		m.marks = marks{secondary: rec.Role == state.RoleSecondary, yield: s == Outdated}
@@ -94,6 +100,9 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		goOn(FailingOver, planSurvive, "the node was restarted") // takes down what an attempt to protect has left
 	case view.Mode == "primary" && len(rec.Members) > 1 && !view.Cut:
 		goOn(Protected, "", "the node was restarted")
+		if len(view.Gone) > 0 {
+			m.post(message{kind: DiskFailed, text: "its half of " + strings.Join(view.Gone, ", ") + " is out of service", copy: c})
+		}
 		m.guard(ctx)
 		m.n.wg.Go(func() { m.checkReplication(ctx, c) })
 	case view.Mode == "secondary":

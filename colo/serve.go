@@ -93,7 +93,10 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 	var c Copy
 	return &Plan{Kind: planPrepare, Steps: []Step{
 		{Name: "drop what is left here", Do: m.discard},
-		{Name: "check bridges and QEMU", Do: func(ctx context.Context) error {
+		{Name: "check disks, bridges and QEMU", Do: func(ctx context.Context) error {
+			if rec, _ := m.info(); len(offline(rec)) > 0 {
+				return m.offlineError(rec)
+			}
 			if err := m.n.launcher.Check(ctx, a.Spec); err != nil && !errors.Is(err, ErrImageMissing) {
 				return err
 			}

@@ -62,12 +62,19 @@ type ProtectionSpec struct {
 	ExpiredScanCycle Duration      `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
 	MaxBandwidth     Size          `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
 	SyncSpeed        Size          `yaml:"sync-speed,omitempty" json:"sync_speed"`                 // disk copy, bytes a second; 0 is no limit
+	OnDiskError      string        `yaml:"on-disk-error,omitempty" json:"on_disk_error"`           // of the primary's own half: switchover (default) or stay
 }
 
 // Levels of protection.
 const (
 	LevelProtected = "protected" // a secondary on another node whenever there is one
 	LevelNone      = "none"      // runs alone
+)
+
+// What follows when writes to the primary's own half of a disk fail. Its guest goes on through the peer's half in any case.
+const (
+	SwitchOnDiskError = "switchover" // the peer takes the VM over, without a loss
+	StayOnDiskError   = "stay"       // until a person decides
 )
 
 const (
@@ -121,6 +128,7 @@ func (s *Spec) setDefaults() {
 	}
 	p := &s.Protection
 	setDefault(&p.Level, LevelProtected)
+	setDefault(&p.OnDiskError, SwitchOnDiskError)
 	setDefault(&p.Comparer, ComparerBuiltin)
 	setDefault(&p.Profile, ProfileBalanced)
 	f, ok := profiles[p.Profile]
@@ -164,6 +172,9 @@ func (s *Spec) Validate() error {
 	s.Protection.validateComparer(bad)
 	if _, ok := profiles[s.Protection.Profile]; !ok {
 		bad("protection.profile", "%q: expected %s, %s or %s", s.Protection.Profile, ProfileLatency, ProfileBalanced, ProfileThroughput)
+	}
+	if o := s.Protection.OnDiskError; o != SwitchOnDiskError && o != StayOnDiskError {
+		bad("protection.on-disk-error", "%q: expected %s or %s", o, SwitchOnDiskError, StayOnDiskError)
 	}
 	s.validateDisks(bad)
 	s.validateNICs(bad)

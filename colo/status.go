@@ -44,8 +44,9 @@ type Status struct {
 type DiskStatus struct {
 	Name       string `json:"name"`
 	Size       Size   `json:"size"`
-	InSync     bool   `json:"in_sync"`    // it holds all that is current
-	Generation uint64 `json:"generation"` // the last one in which it was current
+	InSync     bool   `json:"in_sync"`           // it holds all that is current
+	Generation uint64 `json:"generation"`        // the last one in which it was current
+	Offline    string `json:"offline,omitempty"` // why it is out of service
 }
 
 // Status tells how a VM stands here. It asks the arbiter when the VM is protected, so that the verdict is true now.
@@ -74,7 +75,7 @@ func (m *machine) status() Status {
 	for _, d := range m.spec.Disks {
 		have := m.rec.Disks[d.Name]
 		whole := have.InSync && slices.Contains(m.rec.Members, m.n.cfg.Name)
-		s.Disks = append(s.Disks, DiskStatus{d.Name, d.Size, whole, have.Generation})
+		s.Disks = append(s.Disks, DiskStatus{d.Name, d.Size, whole, have.Generation, have.Offline})
 	}
 	return s
 }
@@ -99,6 +100,11 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 		return not("the peer's node is silent")
 	case len(s.Members) < 2:
 		return not("the secondary is not yet counted in")
+	}
+	for _, d := range s.Disks {
+		if d.Offline != "" {
+			return not("this node's half of disk %s is out of service: %s", d.Name, d.Offline)
+		}
 	}
 	if m.n.cfg.Arbiter == nil {
 		return not("no arbiter is configured: only proof or a person promotes the secondary")

@@ -62,6 +62,8 @@ type Disk struct {
 	Written bool `json:"written,omitempty"`
 	// Bitmap names the dirty bitmap in the living QEMU that covers everything the peer's half may lack; empty if there is none.
 	Bitmap string `json:"bitmap,omitempty"`
+	// Offline is why the half is out of service; empty while it isn't. Nothing reads or writes it until a person takes it back.
+	Offline string `json:"offline,omitempty"`
 	// Size in bytes, as last seen.
 	Size int64 `json:"size,omitempty"`
 }

@@ -38,6 +38,9 @@ func (c *simCopy) tell(kind colo.EventKind, text string) {
 		c.count0 = 0
 	}
 	e := colo.CopyEvent{Kind: kind, Text: text, Time: time.Now()}
+	if kind == colo.DiskFailed {
+		e.Disk = "vda"
+	}
 	c.e.w.in(c.e.w.between(c.e.h.actor(opEvent), 100*time.Microsecond, 3*ms), func() { c.deliver(e) })
 }
 
@@ -318,6 +321,19 @@ func (c *simCopy) compare(ctx context.Context, r colo.SyncRequest) error {
 		r.Save("vda", int64(b+few))
 		r.Progress(blockrepl.Progress{Disk: "vda", Phase: blockrepl.Comparing, Done: int64(b + few), Total: blocks})
 	}
+	return nil
+}
+
+func (c *simCopy) DropDisk(ctx context.Context, _ string) error {
+	return c.e.doOn(ctx, opQMP, c.p, ms, 3*ms, func() error { return c.p.dropHalf() })
+}
+
+// dropHalf takes the host's disk from a primary in COLO.
+func (p *proc) dropHalf() error {
+	if p.sess == nil || p.sess.p != p || p.sess.stage != inColo || p.overlay {
+		return blockrepl.ErrOnlyHalf
+	}
+	p.halfGone = true
 	return nil
 }
 

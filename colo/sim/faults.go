@@ -76,6 +76,11 @@ func (r *run) apply(s Step) {
 		last(func() { w.dup = 50 }, func() { w.dup = 0 })
 	case FailOnce:
 		w.fails[s.op()]++
+	case DiskFails:
+		if p := h.proc; p != nil && p.alive && p.dropHalf() == nil {
+			w.say(h.name, "QEMU %d goes on through the peer's disk", p.id)
+			p.tell(colo.DiskFailed, "a write failed")
+		}
 	case GuestOff:
 		if p := w.lan.voice; p != nil {
 			p.poweroff()

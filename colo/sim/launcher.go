@@ -80,7 +80,7 @@ func (l launcher) Attach(ctx context.Context, _ *colo.Spec, i state.Instance) (c
 	defer cancel()
 	err := e.doOn(actx, opAttach, p, 5*ms, 20*ms, func() error {
 		c = newCopy(e, p)
-		v = colo.View{Mode: p.mode, Incoming: p.standby && p.mode == "none", Off: p.off, Cut: !e.h.joined}
+		v = colo.View{Mode: p.mode, Gone: map[bool][]string{true: {"vda"}}[p.halfGone], Incoming: p.standby && p.mode == "none", Off: p.off, Cut: !e.h.joined}
 		return nil
 	})
 	if err == nil {

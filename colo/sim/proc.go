@@ -33,6 +33,7 @@ type proc struct {
 	ram           [clients]uint32
 	epoch         int           // counts the boots of the guest: what was in memory only ends with it
 	bitmap        *[blocks]bool // what was written since the other side's disks were equal
+	halfGone      bool          // its host's disk was taken from it: the guest goes on through the peer's
 	held          [blocks]bool  // what was sent to the other side and is not known to be durable there
 	sess          *session
 
@@ -137,6 +138,12 @@ func (p *proc) write(b int, op uint32) {
 	p.view[b] = max(p.view[b], op)
 	if p.mode == "secondary" {
 		return // into its overlay
+	}
+	if p.halfGone {
+		if s := p.sess; s != nil && s.p == p {
+			s.wrote(b)
+		}
+		return
 	}
 	if p.bitmap != nil {
 		p.bitmap[b] = true

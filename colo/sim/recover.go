@@ -88,6 +88,36 @@ func (r *run) settle() ([2]colo.Status, bool) {
 	return last, ok
 }
 
+// heal takes halves of disks back into service. A primary that runs on without its own half hands its role over first.
+func (r *run) heal(s [2]colo.Status) ([2]colo.Status, bool) {
+	ok := true
+	for i := range s {
+		if len(s[i].Disks) == 0 || s[i].Disks[0].Offline == "" {
+			continue
+		}
+		n := r.w.hosts[i].node()
+		ctx, cancel := context.WithTimeout(r.ctx, 30*time.Second)
+		defer cancel()
+		if s[i].State == colo.Protected {
+			if err := n.Switchover(ctx, vm); err != nil {
+				r.fail("n%d has no disk of its own and can't hand over although all is well: %v", i+1, err)
+				return s, false
+			}
+			if s, ok = r.settle(); !ok {
+				return s, false
+			}
+		}
+		if err := n.SetDisk(ctx, vm, "vda", true, ""); err != nil {
+			r.fail("n%d's disk can't be taken back into service: %v", i+1, err)
+			return s, false
+		}
+	}
+	if s, ok = r.settle(); ok {
+		r.w.tell("=", "disks are in service: %s", describe(s))
+	}
+	return s, ok
+}
+
 // recover does what an operator does after a catastrophe, and checks that the VM can be brought back to full protection with all its data.
 func (r *run) recover() {
 	s, ok := r.settle()
@@ -100,7 +130,10 @@ func (r *run) recover() {
 		r.fail("a single fault has stopped the VM: %s", describe(s))
 		return
 	}
-	if runs < 0 {
+	if s, ok = r.heal(s); !ok {
+		return
+	}
+	if runs = runner(s); runs < 0 {
 		if runs = r.restart(s); runs < 0 {
 			return
 		}

@@ -218,6 +218,9 @@ func (c *Copy) Listen(_ context.Context, at colo.Endpoint) error {
 	return nil
 }
 
+// DropDisk succeeds.
+func (c *Copy) DropDisk(context.Context, string) error { return nil }
+
 // Sums has nothing to hash: every disk is all zeroes.
 func (c *Copy) Sums(_ context.Context, _ string, _, length int64) ([]byte, error) {
 	return make([]byte, (length+blockrepl.HashBlock-1)/blockrepl.HashBlock*blockrepl.SumSize), nil

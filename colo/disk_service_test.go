@@ -1,0 +1,130 @@
+package colo_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/qmp"
+)
+
+// smallFS gives a node a file system for its images that is full after a few MiB: writes to holes of a sparse image fail there, others don't,
+// like on a disk that is dying.
+func (s *small) smallFS(name string) {
+	s.t.Helper()
+	dir := filepath.Join(s.dir, name, "img")
+	must(s.t, os.MkdirAll(dir, 0o700))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		s.t.Fatalf("mount: %v", err)
+	}
+	s.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// io makes the guest of a node do something with its disk, and checkpoints it when that node is the primary in COLO.
+func (s *small) io(ctx context.Context, node, command string, checkpoint bool) {
+	s.t.Helper()
+	c, err := qmp.Dial(ctx, filepath.Join(s.dir, node, "run", "web", "monitor"), nil)
+	must(s.t, err)
+	defer c.Close()
+	out, err := c.HumanMonitorCommand(ctx, fmt.Sprintf("qemu-io -d /machine/peripheral/blk-vda/virtio-backend %q", command))
+	if err != nil || strings.Contains(out, "rror") || strings.Contains(out, "failed") {
+		s.t.Fatalf("%s on %s: %s %v", command, node, out, err)
+	}
+	if checkpoint {
+		must(s.t, c.MigrateSetParameters(ctx, map[string]any{"x-checkpoint-delay": 300_000}))
+	}
+}
+
+func (s *small) read(node string, at, n int64) []byte {
+	s.t.Helper()
+	f, err := os.Open(filepath.Join(s.dir, node, "img", "a.raw"))
+	must(s.t, err)
+	defer f.Close()
+	b := make([]byte, n)
+	_, err = f.ReadAt(b, at)
+	must(s.t, err)
+	return b
+}
+
+// TestPrimaryDiskFails: writes to the primary's own half fail. The guest notices nothing, the VM goes on on the node with the good disk, with every
+// write, and is protected by the other one only after a person has taken its disk back into service.
+func TestPrimaryDiskFails(t *testing.T) {
+	s := startSmall(t, 1)
+	s.smallFS("n1")
+	s.create(colo.DiskSpec{Name: "vda", File: "img/a.raw", Size: smallDisk})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes["n1"], s.nodes["n2"]
+	must(t, n1.Start(ctx, "web"))
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+	s.io(ctx, "n1", "write -P 0x61 0 1M", false)
+	s.io(ctx, "n1", "write -P 0x62 8M 8M", true) // more than fits on n1
+	s.await("n2", "the VM", func(st colo.Status) bool { return st.State == colo.Solo })
+	s.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.Plan == nil })
+	for at, p := range map[int64]byte{0: 0x61, 8 << 20: 0x62, 15 << 20: 0x62} {
+		if got := s.read("n2", at, 4096); !bytes.Equal(got, bytes.Repeat([]byte{p}, 4096)) {
+			t.Errorf("at %d n2 has %x", at, got[0])
+		}
+	}
+	st := s.status("n1")
+	if d := st.Disks[0]; d.Offline == "" || d.InSync {
+		t.Errorf("n1's half: %+v", d)
+	}
+	if err := n1.Start(ctx, "web"); err == nil {
+		t.Error("n1 started from a disk that lacks writes")
+	}
+	if err := n2.Protect(ctx, "web", colo.ProtectOptions{}); err == nil || !strings.Contains(err.Error(), "out of service") {
+		t.Errorf("protected by a disk that is out of service: %v", err)
+	}
+	must(t, unix.Mount("tmpfs", filepath.Join(s.dir, "n1", "img"), "tmpfs", unix.MS_REMOUNT, "size=64m")) // the disk is mended
+	must(t, n1.SetDisk(ctx, "web", "vda", true, ""))
+	must(t, n2.Protect(ctx, "web", colo.ProtectOptions{}))
+	if r := s.status("n2").Resync; r.Mode != blockrepl.Checksum {
+		t.Errorf("%s", r)
+	}
+	if !bytes.Equal(s.read("n1", 0, smallDisk), s.read("n2", 0, smallDisk)) {
+		t.Error("the halves differ")
+	}
+}
+
+// TestDiskOffline: a half is taken out of service and back by a person.
+func TestDiskOffline(t *testing.T) {
+	s := startSmall(t, 1)
+	s.create(colo.DiskSpec{Name: "vda", File: "img/a.raw", Size: smallDisk})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes["n1"], s.nodes["n2"]
+	must(t, n1.Start(ctx, "web"))
+	if err := n1.SetDisk(ctx, "web", "vda", false, ""); !errors.As(err, new(*colo.UnexpectedEventError)) {
+		t.Errorf("the only half: %v", err)
+	}
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+	must(t, n2.SetDisk(ctx, "web", "vda", false, "a new disk comes"))
+	s.await("n1", "the secondary's end", func(st colo.Status) bool { return st.State == colo.Solo })
+	s.await("n2", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.Plan == nil })
+	s.io(ctx, "n1", "write -P 0x63 1M 64k", false)
+	if err := n1.Protect(ctx, "web", colo.ProtectOptions{}); err == nil || !strings.Contains(err.Error(), "a new disk comes") {
+		t.Errorf("protected: %v", err)
+	}
+	must(t, n2.SetDisk(ctx, "web", "vda", true, ""))
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+	if r := s.status("n1").Resync; r.Mode != blockrepl.Bitmap || r.Copied != 64<<10 {
+		t.Errorf("%s", r)
+	}
+	t.Log("the primary's half")
+	must(t, n1.SetDisk(ctx, "web", "vda", false, ""))
+	s.await("n2", "the VM", func(st colo.Status) bool { return st.State == colo.Solo })
+	if !bytes.Equal(s.read("n1", 1<<20, 64<<10), s.read("n2", 1<<20, 64<<10)) {
+		t.Error("the halves differ")
+	}
+}
