@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -98,25 +96,11 @@ func (m *Mirror) scan(ctx context.Context) (err error) {
 // openScan makes the scratch disks and exports, on a unix socket, them and what
 // can only be read through QEMU.
 func (m *Mirror) openScan(ctx context.Context) error {
-	if err := closeScan(ctx, m.c, m.disks); err != nil { // of a daemon that was killed
-		return err
-	}
-	if err := os.Remove(m.o.Scan.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	addr := map[string]any{"type": "unix", "data": map[string]string{"path": m.o.Scan.Socket}}
-	if err := m.c.Execute(ctx, "nbd-server-start", map[string]any{"addr": addr}, nil); err != nil {
+	if err := serveUnix(ctx, m.c, m.disks, m.o.Scan.Socket); err != nil {
 		return err
 	}
 	for _, d := range m.disks {
-		node := map[string]any{"driver": "null-co", "node-name": d.scratch(), "size": d.Size, "read-zeroes": true}
-		if err := m.c.BlockdevAdd(ctx, node); err != nil {
-			return err
-		}
-		if err := m.c.BlockDirtyBitmapAdd(ctx, qmp.BlockDirtyBitmapAdd{Node: d.scratch(), Name: scratchBitmap, Granularity: granularity}); err != nil {
-			return err
-		}
-		if err := m.c.BlockExportAdd(ctx, qmp.BlockExport{Type: "nbd", ID: d.scratchExport(), NodeName: d.scratch(), Name: d.scratch(), Writable: true}); err != nil {
+		if err := addScratch(ctx, m.c, d); err != nil {
 			return err
 		}
 		if d.Format == Raw {

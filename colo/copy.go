@@ -60,7 +60,7 @@ type SyncResult struct {
 }
 
 // Copy is one QEMU process of a VM with its disks and NICs. The engine calls the methods of a copy from one goroutine at a time, except
-// Events, PID, Stats, Alive, Cut, Kill, Sums, TuneSync and DropDisk, which may be called at any moment.
+// Events, PID, Stats, Alive, Cut, Kill, Sums, Local, Mark, Checkpoint, TuneSync and DropDisk, which may be called at any moment.
 type Copy interface {
 	// Events is closed after Exited. The reader must keep reading.
 	Events() <-chan CopyEvent
@@ -87,7 +87,10 @@ type Copy interface {
 	Promote(ctx context.Context) error
 	// DropDisk takes this node's half of a disk out of a primary in COLO: its guest goes on through the peer's.
 	DropDisk(ctx context.Context, disk string) error
-	// Sums hashes a part of a standby's disk.
+	// Local opens what a running primary's own halves hold; Mark puts parts of one on the record of writes. Neither disturbs COLO.
+	Local(ctx context.Context) (sums blockrepl.Sums, closeAll func(context.Context) error, err error)
+	Mark(ctx context.Context, disk string, ranges []blockrepl.Range) error
+	// Sums hashes a part of a standby's or a secondary's disk.
 	Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error)
 	// Commit waits until the images of a promoted copy hold all its data and removes what it needed until then.
 	Commit(ctx context.Context) error

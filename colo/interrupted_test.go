@@ -290,13 +290,13 @@ func TestResyncInterrupted(t *testing.T) {
 				t.Fatalf("not protected: %s", st.Verdict.Reason)
 			}
 			t.Logf("%v; at last: %s; %s", s.events, st.Resync.Why, st.Resync)
-			s.same(ctx)
+			s.same(ctx, true)
 		})
 	}
 }
 
 // same compares the halves, and what was flushed with what is there.
-func (s *small) same(ctx context.Context) {
+func (s *small) same(ctx context.Context, written bool) {
 	s.t.Helper()
 	for _, f := range [][2]string{{"raw", "a.raw"}, {"qcow2", "b.qcow2"}} {
 		out, err := exec.CommandContext(ctx, os.Getenv("COLOCTL_QEMU_IMG"), "compare", "-U", "-f", f[0], "-F", f[0],
@@ -315,7 +315,7 @@ func (s *small) same(ctx context.Context) {
 			}
 		}
 	}
-	if len(s.pattern) == 0 {
+	if written && len(s.pattern) == 0 {
 		s.t.Error("nothing was written")
 	}
 }

@@ -26,7 +26,7 @@ type Peer interface {
 	ReportDead(ctx context.Context, r Report) error
 	// ReportChannelLost tells that the caller's side of the replication has ended.
 	ReportChannelLost(ctx context.Context, r Report) error
-	// Sums hashes a part of a disk of the standby that the caller prepared for a resync.
+	// Sums hashes a part of a disk of the standby that the caller prepared for a resync, or of its secondary.
 	Sums(ctx context.Context, r SumsRequest) (SumsReply, error)
 	// Inquire tells how the VM stands on the peer.
 	Inquire(ctx context.Context, vm string) (PeerVM, error)
@@ -62,10 +62,12 @@ type PrepareRequest struct {
 type SumsRequest struct {
 	VM     string `json:"vm"`
 	From   string `json:"from"`
-	Resync string `json:"resync"` // the one of the PrepareRequest
-	Disk   string `json:"disk"`
-	Offset int64  `json:"offset"`
-	Length int64  `json:"length"`
+	Resync string `json:"resync"` // the one of the PrepareRequest; empty compares the halves of a protected VM
+	// Generation is that of a protected VM.
+	Generation uint64 `json:"generation,omitempty"`
+	Disk       string `json:"disk"`
+	Offset     int64  `json:"offset"`
+	Length     int64  `json:"length"`
 }
 
 // SumsReply has the hashes one after the other.

@@ -145,6 +145,31 @@ func (c *qemuCopy) SwitchDisks(ctx context.Context) (SyncResult, error) {
 	return SyncResult{Mode: c.mode, Copied: m.Copied(), Compared: st.Compared, Differed: st.Differed, Last: st.Last, LastTook: st.LastTook}, nil
 }
 
+func (c *qemuCopy) Local(ctx context.Context) (blockrepl.Sums, func(context.Context) error, error) {
+	contents, closeAll, err := blockrepl.OpenLocal(ctx, c.main, c.disks, filepath.Join(c.dir, scanSocket))
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
+		content := contents[disk]
+		if content == nil {
+			return nil, fmt.Errorf("no disk %q here", disk)
+		}
+		return content.Sums(ctx, offset, length)
+	}, closeAll, nil
+}
+
+func (c *qemuCopy) Mark(ctx context.Context, disk string, ranges []blockrepl.Range) error {
+	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
+	if i < 0 {
+		return fmt.Errorf("no disk %q here", disk)
+	}
+	c.bitmaps.Lock()
+	defer c.bitmaps.Unlock()
+	c.proven.Store(false) // what both sides flush from here on must stay on record
+	return blockrepl.MarkDirty(ctx, c.main, c.disks[i], ranges, filepath.Join(c.dir, scanSocket))
+}
+
 func (c *qemuCopy) StartColo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, enterTimeout)
 	defer cancel()

@@ -285,7 +285,10 @@ func (n *Node) serveSums(ctx context.Context, r SumsRequest) (SumsReply, error) 
 	}
 	rec, _ := m.info()
 	c := m.current()
-	if s := m.State(); s != Standby || c == nil || r.Resync == "" || rec.Target != r.Resync {
+	s := m.State()
+	resyncs := s == Standby && r.Resync != "" && rec.Target == r.Resync
+	verifies := s == Secondary && r.Resync == "" && rec.Generation == r.Generation
+	if c == nil || !resyncs && !verifies {
 		return SumsReply{}, &UnexpectedEventError{VM: r.VM, State: s, Event: "sums"}
 	}
 	sums, err := c.Sums(ctx, r.Disk, r.Offset, r.Length)

@@ -34,6 +34,7 @@ type Status struct {
 	Plan        *PlanStatus     `json:"plan,omitempty"`
 	Progress    *Progress       `json:"progress,omitempty"`
 	Resync      *SyncResult     `json:"resync,omitempty"` // the last one
+	Verify      *state.Verify   `json:"verify,omitempty"` // the last comparison of both halves
 	LastError   string          `json:"last_error,omitempty"`
 	Want        string          `json:"want,omitempty"`     // of its owner: stopped, running or protected
 	Outlook     string          `json:"outlook,omitempty"`  // what recovery is about to do or waits for
@@ -67,7 +68,7 @@ func (m *machine) status() Status {
 	s := Status{
 		VM: m.name, Node: m.n.cfg.Name, State: m.state, Why: m.why, Since: m.since, Role: m.rec.Role, Generation: m.rec.Generation,
 		Members: slices.Clone(m.rec.Members), Peer: m.rec.Peer, PeerAlive: alive, Plan: m.plan, Progress: m.prog, Resync: m.sync, LastError: m.lastErr,
-		Want: m.rec.Want, Outlook: m.outlook, GivenUp: m.givenUp,
+		Verify: m.rec.Verify, Want: m.rec.Want, Outlook: m.outlook, GivenUp: m.givenUp,
 	}
 	if m.copy != nil {
 		s.PID, s.Checkpoints = m.copy.PID(), m.copy.Stats()

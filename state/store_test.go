@@ -51,6 +51,7 @@ func fullVM() VM {
 		Name: "db", Spec: []byte("name: db\n"), Role: RolePrimary, Phase: "protected", Reason: "all is <well>", Generation: 7, Members: []string{"a", "b"}, Peer: "b",
 		Base:   &Base{Peer: "b", Generation: 6},
 		Resync: &Resync{ID: "R", Peer: "b", Mode: "checksum", Compared: map[string]int64{"vda": 65536}}, Target: "S",
+		Verify:   &Verify{Compared: 65536, Differed: 512},
 		Disks:    map[string]Disk{"vda": {Generation: 7, InSync: true, Bitmap: "colo-sync", Size: 1 << 30}, "vdb": {Generation: 3}},
 		Instance: &Instance{PID: 4711, StartTicks: 99, BootID: "x", Dir: "/run/db", QMP: "/run/db/q", Rescue: "/run/db/r", Argv: []string{"qemu", "-S"}, Ports: map[string]int{"nbd": 19000}},
 	}

@@ -45,6 +45,8 @@ type VM struct {
 	Resync *Resync `json:"resync,omitempty"`
 	// Target is the id of the resync that has last written to the disks here. It is empty when anything else has written to them since.
 	Target string `json:"target,omitempty"`
+	// Verify is the last comparison of both halves that has ended; nil before the first.
+	Verify *Verify `json:"verify,omitempty"`
 	// Instance is the QEMU this node started for the VM; nil if there is none.
 	Instance *Instance `json:"instance,omitempty"`
 	// Updated is set by the store at each change.
@@ -76,6 +78,18 @@ type Resync struct {
 	Mode string `json:"mode"`
 	// Compared is, by disk, the offset up to which both halves were compared: what differs before it is on QEMU's record.
 	Compared map[string]int64 `json:"compared,omitempty"`
+}
+
+// Verify is what a comparison of both halves of a VM's disks has found.
+type Verify struct {
+	Begun    time.Time `json:"begun"`
+	Ended    time.Time `json:"ended"`
+	Compared int64     `json:"compared"` // bytes
+	// Differed are bytes that are not equal though nothing wrote to them; Busy those that were written each time they were looked at.
+	Differed int64  `json:"differed,omitempty"`
+	Busy     int64  `json:"busy,omitempty"`
+	Repaired bool   `json:"repaired,omitempty"` // what differed was copied again
+	Error    string `json:"error,omitempty"`    // why it ended early
 }
 
 // Base says whose halves the dirty bitmaps are about: those of Peer, which were equal at Generation.
@@ -110,6 +124,10 @@ func (v VM) Clone() VM {
 		r := *v.Resync
 		r.Compared = maps.Clone(r.Compared)
 		v.Resync = &r
+	}
+	if v.Verify != nil {
+		r := *v.Verify
+		v.Verify = &r
 	}
 	if v.Instance != nil {
 		i := *v.Instance

@@ -337,6 +337,14 @@ func (p *proc) dropHalf() error {
 	return nil
 }
 
+func (c *simCopy) Local(context.Context) (blockrepl.Sums, func(context.Context) error, error) {
+	return nil, nil, errors.New("not simulated")
+}
+
+func (c *simCopy) Mark(context.Context, string, []blockrepl.Range) error {
+	return errors.New("not simulated")
+}
+
 func (c *simCopy) TuneSync(context.Context, int64, bool) error { return nil }
 
 // Sums are the contents themselves.

@@ -218,6 +218,14 @@ func (c *Copy) Listen(_ context.Context, at colo.Endpoint) error {
 	return nil
 }
 
+// Local has what Sums has.
+func (c *Copy) Local(context.Context) (blockrepl.Sums, func(context.Context) error, error) {
+	return c.Sums, func(context.Context) error { return nil }, nil
+}
+
+// Mark succeeds.
+func (c *Copy) Mark(context.Context, string, []blockrepl.Range) error { return nil }
+
 // DropDisk succeeds.
 func (c *Copy) DropDisk(context.Context, string) error { return nil }
 
