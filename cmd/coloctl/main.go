@@ -66,7 +66,7 @@ func newApp(out, errOut io.Writer) (*cli.App, rules) {
 	return &cli.App{
 		Name: "coloctl", Usage: "keeps a virtual machine running on two hosts",
 		Writer: out, ErrWriter: errOut, HideVersion: true, HideHelpCommand: true,
-		Commands: slices.Concat([]*cli.Command{setupCommand(r), statusCommand(r), vmCommand(r)}, protectionCommands(r), []*cli.Command{
+		Commands: slices.Concat([]*cli.Command{setupCommand(r), statusCommand(r), vmCommand(r), diskCommand(r)}, protectionCommands(r), []*cli.Command{
 			eventsCommand(r), historyCommand(r), nodeCommand(r), waitCommand(r), cancelCommand(r), doctorCommand(r), contextCommand(r), pkiCommand(r),
 			labCommand(r), fsmCommand(r), completionCommand(r), manCommand(r), versionCommand(r),
 		}),

@@ -199,6 +199,30 @@ func (c *Client) TuneResync(ctx context.Context, vm string, r TuneRequest) error
 	return err
 }
 
+// Verify compares both halves of a protected VM's disks.
+func (c *Client) Verify(ctx context.Context, vm string, r VerifyRequest) (Operation, error) {
+	return c.act(ctx, vm, "verify", r)
+}
+
+// DiskOffline takes this node's half of a disk out of service, DiskOnline takes it back.
+func (c *Client) DiskOffline(ctx context.Context, vm, disk string, r Request) error {
+	return c.setDisk(ctx, vm, disk, "offline", r)
+}
+
+// DiskOnline is the opposite of DiskOffline.
+func (c *Client) DiskOnline(ctx context.Context, vm, disk string, r Request) error {
+	return c.setDisk(ctx, vm, disk, "online", r)
+}
+
+func (c *Client) setDisk(ctx context.Context, vm, disk, verb string, r Request) error {
+	body, err := jsonBody(r)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms", vm, "disks", disk, verb}, body: body}, nil)
+	return err
+}
+
 // Unprotect lets a VM run alone.
 func (c *Client) Unprotect(ctx context.Context, vm string, r Request) (Operation, error) {
 	return c.act(ctx, vm, "unprotect", r)

@@ -73,6 +73,7 @@ var documented = map[string]any{
 	"FailoverRequest": FailoverRequest{}, "DryRun": DryRun{}, "Preview": colo.Preview{}, "OperationList": OperationList{}, "Operation": Operation{}, "OpStep": OpStep{},
 	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "PeerVM": colo.PeerVM{},
 	"SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
+	"VerifyRequest": VerifyRequest{}, "Verify": state.Verify{},
 	"Record": arbiter.Record{}, "DropRequest": colo.DropRequest{}, "StartRequest": StartRequest{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},
 }
 

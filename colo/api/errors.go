@@ -68,6 +68,8 @@ var sentinels = []struct {
 	{"forbidden", ErrForbidden, http.StatusForbidden, ExitRefused, true},
 	{"no_route", ErrNoRoute, http.StatusNotFound, ExitError, true},
 	{"no_operation", ErrNoOperation, http.StatusNotFound, ExitError, true},
+	{"disk_offline", colo.ErrDiskOffline, http.StatusConflict, ExitRefused, false},
+	{"disks_differ", colo.ErrDiffer, http.StatusConflict, ExitError, false},
 	{"not_cancellable", ErrNotCancellable, http.StatusConflict, ExitRefused, true},
 	{"busy", ErrBusy, http.StatusServiceUnavailable, ExitError, true},
 	{"timeout", ErrTimeout, http.StatusGatewayTimeout, ExitTimeout, true},

@@ -63,6 +63,9 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/switchover", least: pki.Operator, query: actionQuery, change: true, do: (*Server).switchover},
 	{method: "POST", path: "/v1/vms/{vm}/resync", least: pki.Operator, query: actionQuery, change: true, do: (*Server).resync},
 	{method: "PATCH", path: "/v1/vms/{vm}/resync", least: pki.Operator, change: true, do: (*Server).tuneResync},
+	{method: "POST", path: "/v1/vms/{vm}/verify", least: pki.Operator, query: actionQuery, change: true, do: (*Server).verify},
+	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/offline", least: pki.Operator, change: true, do: (*Server).diskOffline},
+	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/online", least: pki.Operator, change: true, do: (*Server).diskOnline},
 	{method: "POST", path: "/v1/vms/{vm}/failover", least: pki.Admin, query: actionQuery, change: true, do: (*Server).failover},
 
 	{method: "GET", path: "/v1/operations", least: pki.Viewer, query: []string{"vm"}, do: (*Server).listOperations},
