@@ -261,7 +261,7 @@ func (c *Copy) SyncDisks(ctx context.Context, r colo.SyncRequest) error {
 	c.mu.Unlock()
 	w.mu.Unlock()
 	const total = 100 << 20
-	r.Progress(blockrepl.Progress{Disk: "vda", Done: total / 2, Total: total})
+	r.Progress(blockrepl.Progress{Disk: "vda", Done: total / 2, Total: total, Rate: 10 << 20})
 	c.l.mu.Lock()
 	hold := c.l.hold
 	c.l.mu.Unlock()
