@@ -21,7 +21,14 @@
 //
 // A promoted secondary keeps its rewriters for as long as its QEMU lives, because connections that are open at that moment
 // need them. Connect finds them and puts the new filters before them, so roles may change any number of times.
-// Only IPv4 TCP, UDP and ICMP are compared. ARP, IPv6 and everything else leave the primary at once, also when the peer is
+// # Outside of QEMU
+//
+// With [Options].External a process compares instead of colo-compare: package comparer, by the rules of package compare. QEMU
+// hands it the packets of both copies; what the guest says while the process isn't there is dropped. See external.go.
+//
+// # What isn't compared
+//
+// Of QEMU's own comparer: only IPv4 TCP, UDP and ICMP are compared. ARP, IPv6 and everything else leave the primary at once, also when the peer is
 // lost: [Host.Cut] takes the tap off the LAN first, [Host.Join] puts it back. For the time in which nobody may be there to cut it [Host.Guard] puts the
 // tap behind a gate in the kernel, which stops those frames by itself when its lease ([Leases]) is not renewed.
 //
