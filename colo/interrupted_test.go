@@ -32,6 +32,7 @@ var (
 type small struct {
 	t     *testing.T
 	rnd   *rand.Rand
+	wrnd  *rand.Rand // of write, which runs beside the test
 	dir   string
 	top   *lab.Topology
 	mem   *arbiter.Memory
@@ -72,7 +73,7 @@ func (s *small) create(disks ...colo.DiskSpec) {
 func startSmall(t *testing.T, seed uint64) *small {
 	t.Helper()
 	tools(t)
-	s := &small{t: t, rnd: rand.New(rand.NewPCG(seed, 5)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, store: map[string]*state.Store{},
+	s := &small{t: t, rnd: rand.New(rand.NewPCG(seed, 5)), wrnd: rand.New(rand.NewPCG(seed, 6)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, store: map[string]*state.Store{},
 		pattern: map[int64]int{}, events: map[string]int{}}
 	var err error
 	s.dir, err = os.MkdirTemp("/tmp", "colo")
@@ -192,7 +193,7 @@ func (s *small) write(ctx context.Context) {
 	defer c.Close()
 	for range 4 {
 		s.mu.Lock()
-		at, p := smallBlock*s.rnd.Int64N(smallDisk/smallBlock), 1+s.rnd.IntN(255)
+		at, p := smallBlock*s.wrnd.Int64N(smallDisk/smallBlock), 1+s.wrnd.IntN(255)
 		delete(s.pattern, at)
 		s.mu.Unlock()
 		out, err := c.HumanMonitorCommand(ctx, fmt.Sprintf("qemu-io -d /machine/peripheral/blk-vda/virtio-backend \"write -P %d %d %d\"", p, at, smallBlock))
