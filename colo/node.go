@@ -47,6 +47,7 @@ type NodeConfig struct {
 	HeartbeatPort     int             // UDP; 7788 when 0
 	HeartbeatInterval time.Duration   // 100ms when 0
 	HeartbeatTimeout  time.Duration   // 400ms when 0
+	VerifyEvery       time.Duration   // how often the halves of a protected VM are compared; never when 0
 	BitmapRotation    time.Duration   // how often the record of writes is shortened to what may not be durable on the peer; 30s when 0, never when negative
 	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
 	Log               *slog.Logger    // slog.Default when nil
@@ -192,6 +193,9 @@ func (n *Node) add(spec *Spec, rec *state.VM) *machine {
 	n.wg.Go(func() { m.run(n.ctx) })
 	if r := n.cfg.Recovery; r != nil {
 		n.wg.Go(func() { m.keep(n.ctx, *r) })
+	}
+	if every := n.cfg.VerifyEvery; every > 0 {
+		n.wg.Go(func() { m.verifyNowAndThen(n.ctx, every) })
 	}
 	return m
 }

@@ -1,0 +1,51 @@
+package colo
+
+import (
+	"context"
+	"time"
+
+	"github.com/coloctl/coloctl/state"
+)
+
+// DefaultVerifyEvery is how often a daemon compares the halves of its protected VMs.
+const DefaultVerifyEvery = 30 * 24 * time.Hour
+
+const (
+	// verifyLook is how often a node looks whether a comparison is due.
+	verifyLook = 10 * time.Minute
+	// firstVerify is how long a VM that was never compared must have been protected.
+	firstVerify = 24 * time.Hour
+	// verifySpeed bounds what is read for it, in bytes a second of each half.
+	verifySpeed = 32 << 20
+)
+
+// verifyDue says whether the halves of a VM that has been protected since a moment are to be compared now.
+func verifyDue(last *state.Verify, since, now time.Time, every time.Duration) bool {
+	if last == nil {
+		return now.Sub(since) >= min(firstVerify, every)
+	}
+	return now.Sub(last.Ended) >= every && now.Sub(since) >= verifyLook
+}
+
+// verifyNowAndThen compares the halves every so often while the VM is protected here. What it finds is in the status and an event; nothing is
+// repaired without a person.
+func (m *machine) verifyNowAndThen(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(verifyLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-m.quit:
+			return
+		case <-ctx.Done():
+			return
+		}
+		rec, _ := m.info()
+		if m.State() != Protected || !verifyDue(rec.Verify, m.inState(), time.Now(), every) {
+			continue
+		}
+		if _, err := m.n.Verify(ctx, m.name, VerifyOptions{Limit: verifySpeed}); err != nil {
+			m.log.Warn("verify", "err", err)
+		}
+	}
+}
