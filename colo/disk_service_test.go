@@ -30,8 +30,8 @@ func (s *small) smallFS(name string) {
 	s.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
-// io makes the guest of a node do something with its disk, and checkpoints it when that node is the primary in COLO.
-func (s *small) io(ctx context.Context, node, command string, checkpoint bool) {
+// io makes the guest of a node do something with its disk.
+func (s *small) io(ctx context.Context, node, command string) {
 	s.t.Helper()
 	c, err := qmp.Dial(ctx, filepath.Join(s.dir, node, "run", "web", "monitor"), nil)
 	must(s.t, err)
@@ -39,9 +39,6 @@ func (s *small) io(ctx context.Context, node, command string, checkpoint bool) {
 	out, err := c.HumanMonitorCommand(ctx, fmt.Sprintf("qemu-io -d /machine/peripheral/blk-vda/virtio-backend %q", command))
 	if err != nil || strings.Contains(out, "rror") || strings.Contains(out, "failed") {
 		s.t.Fatalf("%s on %s: %s %v", command, node, out, err)
-	}
-	if checkpoint {
-		must(s.t, c.MigrateSetParameters(ctx, map[string]any{"x-checkpoint-delay": 300_000}))
 	}
 }
 
@@ -67,8 +64,9 @@ func TestPrimaryDiskFails(t *testing.T) {
 	n1, n2 := s.nodes["n1"], s.nodes["n2"]
 	must(t, n1.Start(ctx, "web"))
 	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
-	s.io(ctx, "n1", "write -P 0x61 0 1M", false)
-	s.io(ctx, "n1", "write -P 0x62 8M 8M", true) // more than fits on n1
+	s.io(ctx, "n1", "write -P 0x61 0 1M")
+	s.io(ctx, "n1", "write -P 0x62 8M 8M") // more than fits on n1
+	s.await("n1", "the failure to be noticed", func(st colo.Status) bool { return st.State != colo.Protected })
 	s.await("n2", "the VM", func(st colo.Status) bool { return st.State == colo.Solo })
 	s.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.Plan == nil })
 	for at, p := range map[int64]byte{0: 0x61, 8 << 20: 0x62, 15 << 20: 0x62} {
@@ -112,7 +110,7 @@ func TestDiskOffline(t *testing.T) {
 	must(t, n2.SetDisk(ctx, "web", "vda", false, "a new disk comes"))
 	s.await("n1", "the secondary's end", func(st colo.Status) bool { return st.State == colo.Solo })
 	s.await("n2", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.Plan == nil })
-	s.io(ctx, "n1", "write -P 0x63 1M 64k", false)
+	s.io(ctx, "n1", "write -P 0x63 1M 64k")
 	if err := n1.Protect(ctx, "web", colo.ProtectOptions{}); err == nil || !strings.Contains(err.Error(), "a new disk comes") {
 		t.Errorf("protected: %v", err)
 	}
@@ -139,7 +137,7 @@ func TestVerify(t *testing.T) {
 	if _, err := n1.Verify(ctx, "web", colo.VerifyOptions{}); err == nil {
 		t.Error("halves that aren't meant to be equal were compared")
 	}
-	s.io(ctx, "n1", "write -P 0x71 3M 1M", false)
+	s.io(ctx, "n1", "write -P 0x71 3M 1M")
 	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
 	v, err := n1.Verify(ctx, "web", colo.VerifyOptions{})
 	if err != nil || v.Compared != smallDisk*3/2 || v.Differed+v.Busy > 0 {
