@@ -38,7 +38,7 @@ type Machine struct {
 }
 
 // bootLimit is how long a machine may take to boot.
-const bootLimit = 60 * time.Second
+const bootLimit = 3 * time.Minute
 
 // Boot boots a machine from the files of a system, which stay as they are; what it writes goes below dir. Its network has no device but lo.
 func Boot(ctx context.Context, name, system, dir string) (*Machine, error) {
