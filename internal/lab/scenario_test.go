@@ -94,17 +94,17 @@ func TestSteps(t *testing.T) {
 		return Step{Name: name, Do: func(context.Context, *Run) error { done = append(done, name); return err }}
 	}
 	boom := errors.New("boom")
-	err := (&Run{}).steps(t.Context(), []Step{step("a", nil), step("b", boom), step("c", nil)})
+	err := (&Run{Lab: &Lab{}}).steps(t.Context(), []Step{step("a", nil), step("b", boom), step("c", nil)})
 	if !errors.Is(err, boom) || !strings.HasPrefix(err.Error(), "b: ") || strings.Join(done, "") != "ab" {
 		t.Errorf("got %v after %v", err, done)
 	}
 	hang := Step{Name: "hang", Limit: 10 * time.Millisecond, Do: func(ctx context.Context, _ *Run) error { <-ctx.Done(); return ctx.Err() }}
-	if err := (&Run{}).steps(t.Context(), []Step{hang}); err == nil || !strings.Contains(err.Error(), "not done within 10ms") {
+	if err := (&Run{Lab: &Lab{}}).steps(t.Context(), []Step{hang}); err == nil || !strings.Contains(err.Error(), "not done within 10ms") {
 		t.Errorf("a hanging step: got %v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrInterrupted)
-	if err := (&Run{}).steps(ctx, []Step{hang}); !errors.Is(err, ErrInterrupted) {
+	if err := (&Run{Lab: &Lab{}}).steps(ctx, []Step{hang}); !errors.Is(err, ErrInterrupted) {
 		t.Errorf("an interrupted step: got %v", err)
 	}
 }
