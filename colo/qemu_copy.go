@@ -42,6 +42,7 @@ type qemuCopy struct {
 	inColo     atomic.Bool
 	ending     atomic.Bool // replication is being ended by us: what is lost now is no news
 	off        atomic.Bool // the guest has switched itself off, see qemu_off.go
+	dying      atomic.Bool // somebody else has told QEMU to end, and it is about to
 	second     atomic.Bool // a standby or secondary that was not promoted
 	wg         sync.WaitGroup
 	leases     netcompare.Leases // of its gate
@@ -183,9 +184,15 @@ func (c *qemuCopy) Alive(ctx context.Context) error {
 		}
 		return nil
 	}
+	if c.dying.Load() && !c.off.Load() {
+		return errDying
+	}
 	_, err := c.rescue.QueryYank(ctx)
 	return err
 }
+
+// errDying is what a copy answers that somebody else than the node is ending.
+var errDying = errors.New("QEMU was told to end by somebody else, and is about to")
 
 // follow turns QEMU's events into the engine's.
 func (c *qemuCopy) follow(sub *qmp.Subscription) {
@@ -260,9 +267,16 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 				Guest  bool
 				Reason string
 			}
-			if err := ev.Decode(&d); err == nil && d.Reason == "guest-shutdown" {
+			switch err := ev.Decode(&d); {
+			case err != nil:
+			case d.Reason == "guest-shutdown":
 				c.off.Store(true)
 				c.tell(GuestShutdown, "the guest has switched itself off")
+			case !d.Guest && strings.HasPrefix(d.Reason, "host-"):
+				// A signal, or quit on another monitor. QEMU leaves COLO on its way out, as if the peer were lost: a primary that believed that would
+				// claim, win, and be dead.
+				c.dying.Store(true)
+				c.log.Warn("QEMU was told to end", "reason", d.Reason)
 			}
 		case "GUEST_PANICKED":
 			c.log.Error("the guest panicked")
@@ -297,7 +311,7 @@ func (c *qemuCopy) DropDisk(ctx context.Context, disk string) error {
 }
 
 func (c *qemuCopy) lost(text string) {
-	if !c.ending.Load() {
+	if !c.ending.Load() && !c.dying.Load() {
 		c.tell(ChannelLost, text)
 	}
 }

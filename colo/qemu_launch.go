@@ -41,7 +41,7 @@ const launchTimeout = 20 * time.Second
 
 // newLauncher asks the QEMU what it can do, by starting one without a machine.
 func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
-	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns, TapUser: uint32(os.Geteuid())}}
+	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns, TapUser: uint32(os.Geteuid()), TapGroup: uint32(os.Getegid())}}
 	dir := filepath.Join(cfg.RunDir, "probe")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -237,7 +237,10 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 		return nil, err
 	}
 	host := l.host
-	host.TapUser = uint32(uid)
+	host.TapUser, host.TapGroup = uint32(uid), uint32(gid)
+	if err := l.ownFolder(r.Spec.Name, uid); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
 		return nil, err
 	}

@@ -111,28 +111,34 @@ func (l *qemuLauncher) user(ctx context.Context) (uid, gid int, err error) {
 	return os.Geteuid(), os.Getegid(), nil
 }
 
+// ownFolder makes the VM's folder anew for a QEMU of another user: the one before may have left in it what it liked, also links to files that only we
+// may write.
+func (l *qemuLauncher) ownFolder(vm string, uid int) error {
+	if uid == os.Geteuid() {
+		return nil
+	}
+	if err := os.RemoveAll(l.dir(vm)); err != nil {
+		return err
+	}
+	return os.MkdirAll(l.cfg.RunDir, 0o755) //nolint:gosec // QEMU's user has to get through it
+}
+
 // handOver gives QEMU's user what QEMU opens. A QEMU that runs as this process does needs nothing.
 func (l *qemuLauncher) handOver(r LaunchRequest, uid, gid int) error {
 	if uid == os.Geteuid() {
 		return nil
 	}
 	disks, _ := l.parts(r.Spec)
-	dir := l.dir(r.Spec.Name)
-	files := []string{dir, filepath.Join(dir, overlayDir)}
+	var errs []error
 	for _, d := range disks {
-		files = append(files, d.Path)
+		errs = append(errs, os.Chown(d.Path, uid, gid))
 	}
-	if r.Standby {
-		overlays, err := filepath.Glob(filepath.Join(dir, overlayDir, "*"))
+	errs = append(errs, filepath.WalkDir(l.dir(r.Spec.Name), func(path string, _ os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		files = append(files, overlays...)
-	}
-	var errs []error
-	for _, f := range files {
-		errs = append(errs, os.Chown(f, uid, gid))
-	}
+		return os.Lchown(path, uid, gid)
+	}))
 	return errors.Join(errs...)
 }
 

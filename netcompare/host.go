@@ -52,9 +52,9 @@ func (e *HostError) Is(target error) bool {
 // The kernel answers netlink at once, so contexts are only looked at on entry (and in Dial).
 type Host struct {
 	Netns string // path, such as /run/netns/NAME or /proc/PID/ns/net; "" = the current one
-	// TapUser is the user who may open the taps, besides those who may change the network anyway: a QEMU without privileges runs as him. Without
-	// an owner the kernel would let everybody in.
-	TapUser uint32
+	// TapUser and TapGroup are who may open the taps, both being required, besides those who may change the network anyway: a QEMU without privileges runs
+	// as them.
+	TapUser, TapGroup uint32
 }
 
 // netlink calls fn with a netlink socket inside the namespace.

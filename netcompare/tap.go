@@ -48,12 +48,12 @@ func (h Host) EnsureTap(ctx context.Context, vm string, n NIC) error {
 		case ours != nil:
 			return nil
 		}
-		return netns.Do(h.Netns, func() error { return makeTap(nl, vm, n, h.TapUser) })
+		return netns.Do(h.Netns, func() error { return h.makeTap(nl, vm, n) })
 	})
 }
 
 // makeTap must run inside the namespace: /dev/net/tun makes interfaces where the caller is.
-func makeTap(nl *netlink.Handle, vm string, n NIC, user uint32) (err error) {
+func (h Host) makeTap(nl *netlink.Handle, vm string, n NIC) (err error) {
 	tap := &netlink.Tuntap{
 		LinkAttrs: netlink.LinkAttrs{Name: n.Tap},
 		Mode:      netlink.TUNTAP_MODE_TAP,
@@ -61,6 +61,8 @@ func makeTap(nl *netlink.Handle, vm string, n NIC, user uint32) (err error) {
 		Queues:    1, // keeps the file open for us; without the multi-queue flag it is still the one queue QEMU wants
 		// The mark comes before persistence: if we die in between, the tap goes with us instead of staying unmarked.
 		NonPersist: true,
+		Owner:      h.TapUser,
+		Group:      h.TapGroup,
 	}
 	if n.vnetHdr() {
 		tap.Flags |= netlink.TUNTAP_VNET_HDR
@@ -102,11 +104,7 @@ func makeTap(nl *netlink.Handle, vm string, n NIC, user uint32) (err error) {
 		return err
 	}
 	var ioctl error
-	if err := conn.Control(func(fd uintptr) {
-		if ioctl = unix.IoctlSetInt(int(fd), unix.TUNSETOWNER, int(user)); ioctl == nil {
-			ioctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1)
-		}
-	}); err != nil {
+	if err := conn.Control(func(fd uintptr) { ioctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1) }); err != nil {
 		return err
 	}
 	return ioctl

@@ -50,6 +50,24 @@ func TestTapLife(t *testing.T) {
 	}
 }
 
+// TestTapUser: a tap can be opened by the user it was made for, and not by others.
+func TestTapUser(t *testing.T) {
+	h := newHost(t)
+	for _, user := range []uint32{0, 64055} {
+		h.TapUser, h.TapGroup = user, user
+		if err := h.EnsureTap(t.Context(), "web", testNIC); err != nil {
+			t.Fatal(err)
+		}
+		tap := h.link(t, testNIC.Tap).(*netlink.Tuntap)
+		if tap.Owner != user || tap.Group != user {
+			t.Errorf("the tap belongs to user %d and group %d, not to %d", tap.Owner, tap.Group, user)
+		}
+		if err := h.DeleteTap(t.Context(), "web", testNIC); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestTapOfOtherModelsHasNoHeader(t *testing.T) {
 	h := newHost(t)
 	for _, model := range []string{"e1000", "rtl8139"} {

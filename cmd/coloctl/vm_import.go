@@ -72,7 +72,7 @@ func vmImport(cc *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := colo.ParseSpec(text, "the spec of "+name); err != nil {
+	if x.Spec, err = colo.ParseSpec(text, "the spec of "+name); err != nil {
 		return err
 	}
 	if cc.Bool("adopt") {

@@ -1,6 +1,7 @@
 package libvirt_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -94,11 +97,43 @@ type pair struct {
 	http  *http.Client
 }
 
+// public copies files to where every user may read them: this user's cache may be closed to others.
+func public(t *testing.T, dir, name, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	must(t, err)
+	path := filepath.Join(dir, name)
+	must(t, os.WriteFile(path, text, 0o644))
+	return path
+}
+
+// publicQEMU is the provisioned QEMU for every user. It is started by a script that says where the tree with its files is.
+func publicQEMU(t *testing.T, dir string) string {
+	t.Helper()
+	script, err := os.ReadFile(tool(t, "COLOCTL_QEMU"))
+	must(t, err)
+	m := regexp.MustCompile(`(?m)^T='(.*)'$`).FindSubmatch(script)
+	if m == nil {
+		return os.Getenv("COLOCTL_QEMU") // one that is installed
+	}
+	tree := filepath.Join(dir, "qemu")
+	if out, err := exec.Command("cp", "-al", string(m[1]), tree).CombinedOutput(); err != nil {
+		if out2, err := exec.Command("cp", "-a", string(m[1]), tree).CombinedOutput(); err != nil {
+			t.Fatalf("%s%s%v", out, out2, err)
+		}
+	}
+	path := filepath.Join(dir, "qemu-system-x86_64")
+	must(t, os.WriteFile(path, bytes.ReplaceAll(script, m[1], []byte(tree)), 0o755))
+	return path
+}
+
 func newPair(t *testing.T) *pair {
 	ctx := t.Context()
-	p := &pair{t: t, qemu: tool(t, "COLOCTL_QEMU"), img: tool(t, "COLOCTL_QEMU_IMG"), mem: arbiter.NewMemory(), dir: shortDir(t),
+	p := &pair{t: t, img: tool(t, "COLOCTL_QEMU_IMG"), mem: arbiter.NewMemory(), dir: shortDir(t),
 		virt: map[string]*libvirtd.Daemon{}, nodes: map[string]*colo.Node{}, store: map[string]*state.Store{}}
-	kernel, modules := tool(t, "COLOCTL_KERNEL"), tool(t, "COLOCTL_MODULES")
+	must(t, os.Chmod(p.dir, 0o711))
+	p.qemu = publicQEMU(t, p.dir)
+	kernel, modules := public(t, p.dir, "vmlinuz", tool(t, "COLOCTL_KERNEL")), tool(t, "COLOCTL_MODULES")
 	var err error
 	p.top, err = lab.NewTopology(1)
 	must(t, err)
@@ -110,8 +145,9 @@ func newPair(t *testing.T) *pair {
 	must(t, err)
 	initrd, err := guest.Image(ctx, guest.ImageOptions{InitBinary: init, ModulesDir: modules, CacheDir: cache})
 	must(t, err)
+	initrd = public(t, p.dir, "initrd", initrd)
 	for i, name := range []string{"n1", "n2"} {
-		p.virt[name] = startDaemon(t, libvirtd.Options{Dir: filepath.Join(p.dir, name, "lv"), Netns: p.top.Nodes[name].Netns(),
+		p.virt[name] = startDaemon(t, libvirtd.Options{Dir: filepath.Join(p.dir, name, "lv"), Netns: p.top.Nodes[name].Netns(), User: "libvirt-qemu",
 			HostUUID: fmt.Sprintf("00000000-0000-4000-8000-00000000000%d", i+1)})
 		p.open(name)
 	}
@@ -139,6 +175,7 @@ func (p *pair) open(name string) {
 	must(p.t, err)
 	p.t.Cleanup(func() { _ = st.Close() })
 	d := p.virt[name]
+	must(p.t, os.MkdirAll(filepath.Join(dir, "run"), 0o755))
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Links: []colo.Link{{Name: "link0", Address: p.top.Links[0].Addrs[name].Addr()}},
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Netns: p.top.Nodes[name].Netns(), QEMU: []string{p.qemu}, QEMUImg: []string{p.img}, Accel: "tcg",
@@ -257,13 +294,16 @@ func (p *pair) protect(node string) {
 	}
 }
 
-// TestLife takes a VM whose copies are libvirt's domains through a whole life. At each step both virsh and the nodes must see the same, and the guest
+// TestLife takes a VM whose copies are libvirt's domains, run by a user without privileges as Debian's libvirt does, through a whole life. At each step both virsh and the nodes must see the same, and the guest
 // must not notice.
 func TestLife(t *testing.T) {
 	p := newPair(t)
 	ctx := t.Context()
 	must(t, p.nodes["n1"].Start(ctx, "web"))
 	p.agree("started")
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.status("n1").PID)); err != nil || !strings.Contains(string(text), "\nUid:\t64055\t64055") {
+		t.Errorf("QEMU does not run as libvirt-qemu: %v: %s", err, text)
+	}
 	if got := p.virsh("n1", "domstate", "web"); got != "running" {
 		t.Errorf("virsh says %q of a running guest", got)
 	}

@@ -27,8 +27,9 @@ type Starter struct {
 
 var _ colo.Starter = Starter{}
 
-// startTimeout bounds the start of a domain: libvirt may have to find out first what the emulator can do.
-const startTimeout = 30 * time.Second
+// startTimeout bounds the start of a domain, and the question whether it could be started: libvirt may have to find out first what the emulator can do,
+// by starting it several times.
+const startTimeout = time.Minute
 
 // forgetTimeout bounds what is only for libvirt's books.
 const forgetTimeout = 5 * time.Second
@@ -170,6 +171,8 @@ func (s Starter) Check(ctx context.Context, r colo.StartRequest) error {
 	if _, err := c.ours(ctx, r.Spec.Name); err != nil && !errors.Is(err, ErrNoDomain) {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	opt := func(s string) golibvirt.OptString { return golibvirt.OptString{s} }
 	return c.call(ctx, "look at the emulator "+r.QEMU, func(l *golibvirt.Libvirt) error {
 		_, err := l.ConnectGetDomainCapabilities(opt(r.QEMU), opt("x86_64"), opt(r.Spec.Machine), opt(virtType(r.Accel)), 0)

@@ -54,6 +54,14 @@ done
 mount --bind "$2" /var/cache/libvirt
 mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/group" /etc/group
+# udev would have made them so; some machines have none. A /dev/kvm that root may open and QEMU's user may not makes libvirt doubt what it knows of an
+# emulator, and find it out again at each call.
+open_to_all() {
+	[ -c "$2" ] && [ "$(stat -c %a "$2")" != 666 ] || return 0
+	rm -f "$1" && mknod -m 666 "$1" c 10 "$3" && mount --bind "$1" "$2"
+}
+open_to_all "$1/tun" /dev/net/tun 200 || true
+open_to_all "$1/kvm" /dev/kvm 232 || true
 exec libvirtd --config "$1/libvirtd.conf" --pid-file "$1/run/libvirtd.pid"
 `
 
