@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the files")
 
 // packages are those that others may import.
-var packages = []string{"qmp", "blockrepl", "netcompare", "state", "colo", "colo/arbiter", "colo/arbiter/witness", "colo/api", "colo/api/pki", "colo/config", "colo/heartbeat"}
+var packages = []string{"qmp", "blockrepl", "netcompare", "state", "colo", "colo/arbiter", "colo/arbiter/witness", "colo/api", "colo/api/pki", "colo/config", "colo/heartbeat", "colo/libvirt"}
 
 func TestAPI(t *testing.T) {
 	for _, p := range packages {

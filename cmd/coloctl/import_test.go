@@ -38,6 +38,7 @@ func TestImportScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv("PATH", filepath.Dir(os.Getenv("COLOCTL_QEMU_IMG"))+":"+os.Getenv("PATH")) // libvirtd wants one for snapshots
 	d, err := libvirtd.Start(t.Context(), libvirtd.Options{Dir: dir, Cache: filepath.Join(cache, "coloctl", "libvirt")})
 	if errors.Is(err, libvirtd.ErrNotInstalled) || errors.Is(err, exec.ErrNotFound) {
 		missing("%v", err)
