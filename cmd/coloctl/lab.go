@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/lab"
 )
@@ -158,11 +159,12 @@ func labFlags(more ...cli.Flag) []cli.Flag {
 		&cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
 		&cli.StringFlag{Name: "arbiter", Value: config.ArbiterWitness, Usage: "`KIND` of arbiter: witness, or etcd, which must be installed"},
 		&cli.StringFlag{Name: "launcher", Value: config.LauncherColod, Usage: "`WHO` starts QEMU: colod, or libvirt, whose daemon must be installed"},
+		&cli.StringFlag{Name: "comparer", Value: colo.ComparerBuiltin, Usage: "`WHO` compares what the copies say: builtin, which is QEMU's, or stream"},
 		&cli.DurationFlag{Name: "hold-down", Usage: "how long a node that has returned must be well before a VM is protected by it", DefaultText: "the daemons'"})
 }
 
 func labOptions(cc *cli.Context, assets *lab.Assets, dir string) lab.Options {
-	return lab.Options{Assets: assets, Arbiter: cc.String("arbiter"), Launcher: cc.String("launcher"), Links: cc.Int("links"), HoldDown: cc.Duration("hold-down"), Dir: dir}
+	return lab.Options{Assets: assets, Arbiter: cc.String("arbiter"), Launcher: cc.String("launcher"), Comparer: cc.String("comparer"), Links: cc.Int("links"), HoldDown: cc.Duration("hold-down"), Dir: dir}
 }
 
 // keepLab is the worker of a lab that stays up.

@@ -34,6 +34,8 @@ type Options struct {
 	Arbiter string
 	// Launcher is who starts QEMU: colod (default) or libvirt, whose libvirtd must be installed.
 	Launcher string
+	// Comparer of the VM's packets: builtin (default) or stream, see colo.ProtectionSpec.
+	Comparer string
 	Links    int   // replication links; 1 when 0
 	Memory   int64 // of the guest, bytes; 256 MiB when 0
 	Disk     int64 // of the guest, bytes; 64 MiB when 0
@@ -171,7 +173,7 @@ func (l *Lab) Spec() *colo.Spec {
 		},
 		Disks:      []colo.DiskSpec{{Name: "vda", File: "vda.raw", Format: "raw", Size: colo.Size(l.opts.Disk)}},
 		NICs:       []colo.NICSpec{{Name: "net0", Bridge: NodeBridge, MAC: guestMAC.String()}},
-		Protection: colo.ProtectionSpec{Level: colo.LevelNone},
+		Protection: colo.ProtectionSpec{Level: colo.LevelNone, Comparer: l.opts.Comparer},
 	}
 }
 
