@@ -109,7 +109,13 @@ func (c *simCopy) tap(ctx context.Context, k opKind, joined bool) error {
 }
 
 // Guard, Lease and Unguard happen at once: a daemon that is stopped does nothing, and one that is stopped while the kernel works finds it done.
-func (c *simCopy) Guard(context.Context) error   { return c.gate(func(h *Host) { h.gated = true }) }
+func (c *simCopy) Guard(context.Context) error {
+	if c.e.w.noGate {
+		return errors.ErrUnsupported
+	}
+	return c.gate(func(h *Host) { h.gated = true })
+}
+
 func (c *simCopy) Unguard(context.Context) error { return c.gate(func(h *Host) { h.gated = false }) }
 
 func (c *simCopy) Lease(_ context.Context, d time.Duration) error {

@@ -51,6 +51,7 @@ func Run(t *testing.T, s Schedule, story bool) (res Result) {
 	}()
 	synctest.Test(t, func(*testing.T) {
 		r := &run{w: newWorld(s.Seed, s.Links, story), sch: s}
+		r.w.noGate = s.NoGate
 		r.ctx, r.stop = context.WithCancel(context.Background())
 		r.play()
 		r.end()

@@ -83,6 +83,7 @@ type Schedule struct {
 	Seed      uint64
 	Links     int
 	Unsettled bool // the first step comes while the VM is being protected, not after
+	NoGate    bool // the hosts have no gate in the kernel: only cut taps hold what COLO doesn't
 	Steps     []Step
 	Tail      time.Duration // until everything is mended
 	Last      int           // what the end tries: 0 kill the primary, 1 kill the secondary, 2 switch over

@@ -34,7 +34,42 @@ type shard struct {
 	Step  uint64
 	N     int // 0: until the end
 	For   time.Duration
-	Only  []Kind // what the schedules consist of; nil is everything
+	Only  []Kind   // what the schedules consist of; nil is everything
+	Bare  bool     // on hosts without a gate
+	Seeds []uint64 `json:",omitempty"` // only these
+}
+
+// schedule is the one of a number.
+func (s *shard) schedule(i int) Schedule {
+	seed := s.First + uint64(i)*s.Step
+	if s.Seeds != nil {
+		seed = s.Seeds[i]
+	}
+	return s.of(seed)
+}
+
+// of is the schedule of a seed.
+func (s *shard) of(seed uint64) Schedule {
+	c := generate(seed, s.Only)
+	c.NoGate = s.Bare
+	return c
+}
+
+// part is the share of one of so many processes.
+func (s shard) part(i, of int) shard {
+	if s.Seeds != nil {
+		var mine []uint64
+		for j := i; j < len(s.Seeds); j += of {
+			mine = append(mine, s.Seeds[j])
+		}
+		s.Seeds, s.N = mine, len(mine)
+		return s
+	}
+	s.First, s.Step = s.First+uint64(i), uint64(of)
+	if s.N > 0 {
+		s.N = (s.N + of - 1 - i) / of
+	}
+	return s
 }
 
 // report is a line of what a shard prints.
@@ -78,17 +113,18 @@ func TestShard(t *testing.T) {
 	begun := time.Now()
 	var total Tally
 	played := 0
-	for seed := s.First; s.N == 0 || played < s.N; seed += s.Step {
+	for s.N == 0 || played < s.N {
 		if s.For > 0 && time.Since(begun) > s.For {
 			break
 		}
+		c := s.schedule(played)
 		if played%64 == 0 {
-			say(report{Begun: seed})
+			say(report{Begun: c.Seed})
 		}
-		r := Run(t, generate(seed, s.Only), false)
+		r := Run(t, c, false)
 		total.Add(r.Tally)
 		if r.Violation != nil {
-			say(report{Seed: seed, Violation: r.Violation})
+			say(report{Seed: c.Seed, Violation: r.Violation})
 		}
 		played++
 	}
@@ -119,13 +155,9 @@ func play(t *testing.T, binary string, all shard, enough func(*found) bool) *fou
 	}
 	var wg sync.WaitGroup
 	for i := range *shards {
-		s := all
-		s.First, s.Step = all.First+uint64(i), uint64(*shards)
-		if all.N > 0 {
-			s.N = (all.N + *shards - 1 - i) / *shards
-			if s.N == 0 {
-				continue
-			}
+		s := all.part(i, *shards)
+		if all.N+len(all.Seeds) > 0 && s.N == 0 {
+			continue
 		}
 		text, err := json.Marshal(s)
 		if err != nil {

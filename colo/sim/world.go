@@ -33,6 +33,7 @@ type World struct {
 	parked   []*parcel
 	mends    []*mend
 	serving  sync.WaitGroup
+	noGate   bool           // as in the schedule
 	slow     time.Duration  // factor of all latencies; 1 is normal
 	dup      int            // percent of peer calls that are carried out twice
 	fails    map[opKind]int // operations that are to fail, how many times
