@@ -99,6 +99,7 @@ const (
 	guardHalfGone  = "half-offline"        // this node's half of a disk is out of service: the peer's copy is the better one
 	guardStays     = "stays-on-disk-error" // the VM's owner wants no switchover for a failed disk
 	guardSecondary = "was-secondary"       // this copy was the secondary before the arbitration
+	guardFinal     = "guest-is-off"        // the primary's guest has switched itself off: its disks are complete, with or without a QEMU
 )
 
 var (
@@ -141,6 +142,7 @@ var (
 		{on(Protected), upon(PeerLost), guardSilent, Arbitrating, planClaim, false, "neither heartbeat nor checkpoints"},
 		{on(Protected), upon(PeerLost), "", same, "", false, "checkpoints arrive: only the peer's daemon is silent"},
 		{on(Detaching), upon(Exited), guardWhole, Stopped, "", true, "the only current copy has ended"},
+		{on(Protected, Detaching, SwitchingOver), upon(Exited), guardFinal, Arbitrating, planClaim, true, "its guest had switched itself off: the disks here are the last word"},
 		{on(Protected, Detaching, SwitchingOver), upon(Exited), "", Outdated, planFence, true, "the peer's copy goes on; it is told that this one is dead"},
 		{on(Protected), upon(Hung), "", Outdated, planFence, false, "the secondary is up to date: a hung primary is killed so that it can go on"},
 		{on(Protected), upon(DiskFailed), guardStays, same, "", false, "the guest goes on through the peer's disk; its owner wants no switchover"},
@@ -155,6 +157,7 @@ var (
 		{on(Protected), upon(ReqUnprotect), "", Detaching, planDetach, false, ""},
 		{on(Protected), upon(GuestShutdown), "", Detaching, planDetach, false, "the owner has switched the VM off: it ends as a lone copy"},
 		{on(Detaching), upon(Done), "", Solo, "", false, ""},
+		{on(Detaching), upon(PlanError), guardFinal, Arbitrating, planClaim, false, "the guest is off and stays so: asked again until it is known whose disks count"},
 		{on(Detaching), upon(PlanError), "", Protected, "", false, "nothing was changed"},
 		{on(Detaching), upon(Undecided), "", Arbitrating, planClaim, false, "the arbiter did not answer in the middle"},
 		{on(Detaching, SwitchingOver), upon(Lost), "", Outdated, planFence, false, "the peer has gone on by itself"},
@@ -183,6 +186,7 @@ var (
 		{on(Secondary), upon(GuestShutdown), "", same, "", false, "the primary decides"},
 
 		// Who goes on.
+		{on(Arbitrating), upon(Done), guardFinal, Stopping, planStop, false, "won, and the guest is off"},
 		{on(Arbitrating), upon(Done), "", FailingOver, planSurvive, false, "won"},
 		{on(Arbitrating), upon(Lost), "", Outdated, planFence, false, "the other copy goes on: this one must never speak again"},
 		{on(Arbitrating), upon(Revived), guardSecondary, Secondary, "", false, "silence was the only sign, and it was wrong"},
@@ -195,8 +199,10 @@ var (
 		{on(Arbitrating), upon(ReqTakeOver), "", FailingOver, planPromote, true, "the primary has handed over and is dead"},
 		{on(Arbitrating), upon(ReqForce), "", FailingOver, planSurvive, true, "a person vouches that the other copy is dead"},
 		{on(Arbitrating), upon(Exited), guardWhole, Stopped, "", true, "it had won already; its disks are current"},
+		{on(Arbitrating), upon(Exited), guardFinal, same, "", false, "the disks are complete without it: the claim goes on"},
 		{on(Arbitrating), upon(Exited), "", Outdated, planFence, true, "this copy ended while the claim was under way"},
 		{on(FailingOver), upon(Done), "", Solo, "", false, "goes on alone"},
+		{on(FailingOver), upon(PlanError), guardFinal, Stopping, planStop, false, "the guest is off: nothing is left to go on"},
 		{on(FailingOver), upon(PlanError), "", Failed, "", false, "left as it is: it holds the only current data"},
 		{on(FailingOver), upon(PeerDead, PeerLost, ChannelLost, GuestShutdown, ReqTakeOver, Hung), "", same, "", false, "already going on"},
 		{on(FailingOver), upon(Exited), guardWhole, Stopped, "", true, "the surviving copy ended; its disks are current"},

@@ -199,9 +199,7 @@ func (m *machine) handle(ctx context.Context, msg message) {
 		m.noteDisk(msg)
 	}
 	if msg.kind == GuestShutdown {
-		m.mu.Lock()
-		m.guestOff = true
-		m.mu.Unlock()
+		m.noteOff()
 	}
 	if msg.job != nil {
 		if m.endJob(ctx, &msg) {
@@ -458,6 +456,8 @@ func (m *machine) holds(guard string) bool {
 		return len(rec.Members) > 1
 	case guardSecondary:
 		return m.marked().secondary
+	case guardFinal:
+		return m.final()
 	case guardHalfGone:
 		rec, _ := m.info()
 		return len(offline(rec)) > 0
@@ -554,10 +554,4 @@ func (m *machine) record() arbiter.Record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return arbiter.Record{VM: m.rec.ID, Generation: m.rec.Generation, Members: m.rec.Members}
-}
-
-func (m *machine) guestIsOff() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.guestOff
 }

@@ -119,6 +119,8 @@ var (
 	ErrGenerationOld = errors.New("generation is older than the one known here")
 	// ErrNothingToGoOn is returned to a node that reports its copy dead when no copy here could go on.
 	ErrNothingToGoOn = errors.New("no copy here could go on")
+	// ErrGuestOff is returned to a secondary that has lost the replication when the primary's guest has switched itself off.
+	ErrGuestOff = errors.New("the guest has switched itself off here, and the disks here are the last word")
 )
 
 // PeerMismatchError says why two nodes can't protect a VM together.

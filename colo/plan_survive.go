@@ -44,6 +44,9 @@ func (m *machine) claimPlan() *Plan {
 	}
 	return &Plan{Kind: planClaim, Steps: append(steps,
 		Step{Name: "see that this copy lives", Do: func(ctx context.Context) error {
+			if m.final() {
+				return nil // its disks count, whatever becomes of it
+			}
 			if err := m.replicationLives(ctx); err != nil {
 				return err
 			}
@@ -56,7 +59,13 @@ func (m *machine) claimPlan() *Plan {
 					return err
 				}
 			}
-			return m.claim(ctx)
+			if err := m.claim(ctx); err != nil {
+				return err
+			}
+			if m.final() {
+				m.tellOff(ctx)
+			}
+			return nil
 		}},
 	)}
 }
@@ -159,6 +168,9 @@ func (m *machine) deferToPrimary(ctx context.Context) error {
 				m.deferred()
 				return nil // no copy runs there
 			}
+			if errors.Is(err, ErrGuestOff) {
+				return m.giveWay(err)
+			}
 			if err == nil {
 				grace += m.n.cfg.HeartbeatInterval // it is arbitrating now
 			}
@@ -187,6 +199,8 @@ func (m *machine) claim(ctx context.Context) error {
 			return errLost
 		case k.forced || k.proof:
 			m.update(setRecord(rec.Generation+1, []string{me}))
+		case m.final():
+			return m.wayGiven(ctx)
 		default:
 			return fmt.Errorf("%w: %w, and the peer's death is not proven", errUndecided, ErrNoArbiter)
 		}
@@ -235,7 +249,7 @@ func (m *machine) hush(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return m.pause(ctx, m.n.cfg.HeartbeatInterval/4)
-		case errors.Is(err, ErrNothingToGoOn):
+		case errors.Is(err, ErrNothingToGoOn), errors.Is(err, ErrGuestOff):
 			return nil
 		}
 	}

@@ -141,12 +141,6 @@ func (m *machine) discard(ctx context.Context) error {
 	return m.n.launcher.Clear(ctx, spec)
 }
 
-func (m *machine) guestRuns() {
-	m.mu.Lock()
-	m.guestOff = false
-	m.mu.Unlock()
-}
-
 func (m *machine) report(rec state.VM) Report {
 	return Report{VM: m.name, From: m.n.cfg.Name, Generation: rec.Generation}
 }

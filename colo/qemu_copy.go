@@ -178,10 +178,10 @@ func (c *qemuCopy) Stats() CheckpointStats   { return c.cp.stats() }
 
 // Alive asks out of band, so that a main loop that waits for the peer does not count as dead.
 func (c *qemuCopy) Alive(ctx context.Context) error {
-	if c.goneOff() {
-		if c.second.Load() {
-			return errOff // the primary has all that counts
-		}
+	switch {
+	case c.off.Load() && c.second.Load() && c.l.endsWithGuest():
+		return errOff // it ends in a moment, if it hasn't yet: promoted, it would take its overlays along
+	case c.goneOff():
 		return nil
 	}
 	if c.dying.Load() && !c.off.Load() {

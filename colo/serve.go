@@ -330,11 +330,15 @@ func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string
 	if err := m.known(); err != nil {
 		return err
 	}
-	if m.current() == nil {
+	off := m.final() && m.State() != SwitchingOver // there the peer is meant to go on
+	if m.current() == nil && !off {
 		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrNothingToGoOn)
 	}
 	if rec, _ := m.info(); r.Generation >= rec.Generation {
 		m.post(message{kind: kind, text: r.From + " " + text})
+	}
+	if off && kind == ChannelLost {
+		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrGuestOff)
 	}
 	return nil
 }

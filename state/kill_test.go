@@ -149,7 +149,8 @@ func TestKill(t *testing.T) {
 		until = time.Now().Add(2 * time.Second)
 	}
 	var last acked
-	for time.Now().Before(until) {
+	// On a loaded machine few lives are long enough to get to a commit.
+	for least := uint64(10); time.Now().Before(until) || commits < least; {
 		cmd, lines := child(t, "write", path)
 		// Some are killed while they open or even create the file, others in the middle of writing.
 		timer := time.AfterFunc(time.Duration(r.Int64N(int64(120*time.Millisecond))), func() { _ = cmd.Process.Kill() })
@@ -187,9 +188,6 @@ func TestKill(t *testing.T) {
 		t.Errorf("left in the folder: %v", entries)
 	}
 	t.Logf("%d kills, %d acknowledged commits", kills, commits)
-	if commits < 10 {
-		t.Errorf("only %d commits in %d lives", commits, kills)
-	}
 }
 
 // checkAfterKill moves last on to what is there.

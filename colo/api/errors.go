@@ -90,6 +90,7 @@ var sentinels = []struct {
 	{"peer_unreachable", colo.ErrPeerUnreachable, http.StatusServiceUnavailable, ExitRefused, false},
 	{"generation_old", colo.ErrGenerationOld, http.StatusConflict, ExitRefused, false},
 	{"nothing_to_go_on", colo.ErrNothingToGoOn, http.StatusConflict, ExitRefused, false},
+	{"guest_off", colo.ErrGuestOff, http.StatusConflict, ExitRefused, false},
 	{"arbiter_no_record", arbiter.ErrNoRecord, http.StatusConflict, ExitNoArbiter, false},
 	{"arbiter_invalid", arbiter.ErrInvalid, http.StatusUnprocessableEntity, ExitError, false},
 	{"arbiter_conflict", arbiter.ErrConflict, http.StatusConflict, ExitRefused, false},

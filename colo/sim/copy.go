@@ -93,7 +93,12 @@ func (c *simCopy) Stats() colo.CheckpointStats {
 }
 
 func (c *simCopy) Alive(ctx context.Context) error {
-	return c.e.doOn(ctx, opAlive, c.p, 100*time.Microsecond, ms, func() error { return nil })
+	return c.e.doOn(ctx, opAlive, c.p, 100*time.Microsecond, ms, func() error {
+		if c.p.off && c.p.mode == "secondary" && c.e.w.endsOff {
+			return errEnded // in a moment
+		}
+		return nil
+	})
 }
 
 func (c *simCopy) Join(ctx context.Context) error { return c.tap(ctx, opJoin, true) }
@@ -155,7 +160,7 @@ func (c *simCopy) Powerdown(ctx context.Context) error {
 		return err
 	}
 	return c.e.w.await(ctx, c.e, func() (bool, error) {
-		if !c.p.alive {
+		if !c.p.alive && !c.p.off {
 			return false, errEnded
 		}
 		return c.p.off, nil

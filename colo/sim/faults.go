@@ -81,7 +81,8 @@ func (r *run) apply(s Step) {
 			w.say(h.name, "QEMU %d goes on through the peer's disk", p.id)
 			p.tell(colo.DiskFailed, "a write failed")
 		}
-	case GuestOff:
+	case GuestOff, GuestOffEnds:
+		w.endsOff = w.endsOff || s.What == GuestOffEnds
 		if p := w.lan.voice; p != nil {
 			p.poweroff()
 		}

@@ -200,4 +200,11 @@ func (p *proc) poweroff() {
 	if x := p.sess; x != nil && x.p == p && x.stage == inColo && x.flow() {
 		x.s.poweroff()
 	}
+	if p.w.endsOff {
+		p.w.in(p.w.between(p.h.actor(opEvent), 0, 20*time.Millisecond), func() {
+			if p.off {
+				p.die()
+			}
+		})
+	}
 }

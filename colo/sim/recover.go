@@ -180,7 +180,7 @@ func (r *run) harmless() bool {
 		return false
 	}
 	switch r.sch.Steps[0].What {
-	case PowerOffBoth, GuestOff, FailOnce, Stop, StopForce:
+	case PowerOffBoth, GuestOff, GuestOffEnds, FailOnce, Stop, StopForce:
 		return false
 	}
 	return true

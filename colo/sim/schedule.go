@@ -33,6 +33,7 @@ const (
 	Twice        Kind = "carry out peer calls twice"
 	FailOnce     Kind = "let an operation fail"
 	GuestOff     Kind = "the guest switches itself off"
+	GuestOffEnds Kind = "the guest switches itself off, and a QEMU ends with its guest from now on"
 	DiskFails    Kind = "a write to its half of the disk fails"
 
 	Start      Kind = "start"
@@ -99,7 +100,7 @@ type weight struct {
 var weights = []weight{
 	{KillQEMU, 10, false}, {StopQEMU, 4, true}, {KillDaemon, 9, true}, {StopDaemon, 5, true}, {PowerOff, 8, true}, {PowerOffBoth, 2, true},
 	{Freeze, 4, true}, {CutLink, 6, true}, {CutOneWay, 3, true}, {CutAll, 6, true}, {CutArbiter, 5, true}, {CutArbiters, 4, true}, {MuteArbiter, 3, true},
-	{Isolate, 4, true}, {Lossy, 1, true}, {Slow, 1, true}, {SlowDisk, 3, true}, {Twice, 3, true}, {FailOnce, 3, false}, {GuestOff, 1, false}, {DiskFails, 3, false},
+	{Isolate, 4, true}, {Lossy, 1, true}, {Slow, 1, true}, {SlowDisk, 3, true}, {Twice, 3, true}, {FailOnce, 3, false}, {GuestOff, 1, false}, {GuestOffEnds, 1, false}, {DiskFails, 3, false},
 	{Start, 4, false}, {Stop, 2, false}, {StopForce, 2, false}, {Protect, 9, false}, {Unprotect, 4, false}, {Switchover, 7, false},
 }
 

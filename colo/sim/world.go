@@ -36,6 +36,7 @@ type World struct {
 	noGate   bool           // as in the schedule
 	slow     time.Duration  // factor of all latencies; 1 is normal
 	dup      int            // percent of peer calls that are carried out twice
+	endsOff  bool           // a QEMU ends as soon as its guest has switched itself off
 	fails    map[opKind]int // operations that are to fail, how many times
 
 	storeFailed bool // a write was made to fail: those that build on it fail too
