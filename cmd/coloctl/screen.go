@@ -10,6 +10,7 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/heartbeat"
 	"github.com/coloctl/coloctl/internal/both"
+	"github.com/coloctl/coloctl/state"
 )
 
 // Widths of the status screen: a name and two halves.
@@ -112,6 +113,9 @@ func (v *vmReport) draw(b *strings.Builder, now time.Time) {
 	for _, name := range v.diskNames() {
 		line(b, "  disk "+name, v.each(func(s *colo.Status) string { return diskCell(s, name, newest) })...)
 	}
+	if s := v.primary(); s != nil && s.Verify != nil {
+		wide(b, "  verified", verifyCell(s.Verify, now), 2)
+	}
 	for _, n := range v.NICs {
 		line(b, "  nic "+n.Name, v.each(func(s *colo.Status) string { return nicCell(s.State, n) })...)
 	}
@@ -167,6 +171,20 @@ func (v *vmReport) newest() uint64 {
 		}
 	}
 	return g
+}
+
+// verifyCell is what the last comparison of both halves has found.
+func verifyCell(r *state.Verify, now time.Time) string {
+	found := colo.Size(r.Compared).String() + " equal"
+	switch {
+	case r.Error != "":
+		found = "broken off after " + colo.Size(r.Compared).String() + ": " + r.Error
+	case r.Repaired:
+		found = colo.Size(r.Differed).String() + " differed and were copied again"
+	case r.Differed > 0:
+		found = colo.Size(r.Differed).String() + " of " + colo.Size(r.Compared).String() + " DIFFER"
+	}
+	return found + ", " + short(now.Sub(r.Ended)) + " ago"
 }
 
 // diskCell is one half of a disk. A node remembers that its disks were whole in some generation; whether that is the last one it can't know alone.

@@ -15,6 +15,7 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/internal/both"
+	"github.com/coloctl/coloctl/state"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -41,6 +42,20 @@ func mute(node string, err error) half {
 	return half{Node: node, Err: err, Error: err.Error(), Target: &target{Name: node}}
 }
 
+func TestVerifyCell(t *testing.T) {
+	for want, r := range map[string]state.Verify{
+		"64MiB equal, 2s ago":                           {Compared: 64 << 20},
+		"64KiB of 64MiB DIFFER, 2s ago":                 {Compared: 64 << 20, Differed: 64 << 10},
+		"64KiB differed and were copied again, 2s ago":  {Compared: 64 << 20, Differed: 64 << 10, Repaired: true},
+		"broken off after 64MiB: the peer went, 2s ago": {Compared: 64 << 20, Error: "the peer went"},
+	} {
+		r.Ended = testNow.Add(-2 * time.Second)
+		if got := verifyCell(&r, testNow); got != want {
+			t.Errorf("%q instead of %q", got, want)
+		}
+	}
+}
+
 // full is a half of a VM with two disks.
 func full(h half, since time.Duration) half {
 	return but(h, func(s *colo.Status) {
@@ -65,6 +80,7 @@ var testNICs = []colo.NICSpec{{Name: "net0", Bridge: "br0"}, {Name: "net1", Brid
 func protectedReport() *report {
 	a := full(at("alpha", colo.Protected), 3*time.Hour+12*time.Minute)
 	a.Status.Checkpoints = colo.CheckpointStats{Count: 123456, PauseP50: 4100 * time.Microsecond, PauseP99: 12 * time.Millisecond, Last: testNow.Add(-80 * time.Millisecond)}
+	a.Status.Verify = &state.Verify{Ended: testNow.Add(-49 * time.Hour), Compared: 120 << 30}
 	b := full(at("beta", colo.Secondary), 3*time.Hour+12*time.Minute)
 	return &report{Time: testNow, Nodes: []nodeReport{testNode("alpha", "beta"), testNode("beta", "alpha")},
 		VMs: []vmReport{{VM: "web", Protected: true, NICs: testNICs, Halves: []half{a, b}, Rate: 10.7}}}
