@@ -119,6 +119,8 @@ var (
 	ErrGenerationOld = errors.New("generation is older than the one known here")
 	// ErrNothingToGoOn is returned to a node that reports its copy dead when no copy here could go on.
 	ErrNothingToGoOn = errors.New("no copy here could go on")
+	// ErrPeerProtocol is returned when the versions of two nodes are too far apart. It comes with ErrPeerUnreachable: nothing can be said of the peer.
+	ErrPeerProtocol = errors.New("the nodes' versions are too far apart")
 	// ErrGuestOff is returned to a secondary that has lost the replication when the primary's guest has switched itself off.
 	ErrGuestOff = errors.New("the guest has switched itself off here, and the disks here are the last word")
 )

@@ -161,6 +161,8 @@ func healthRemedy(i api.HealthItem) string {
 		return "see the daemon's log; the file has backups beside it"
 	case strings.Contains(i.Text, "another key"):
 		return "copy the heartbeats' key of one node to the other"
+	case strings.HasPrefix(i.Name, "version of"):
+		return "finish the upgrade: one version at a time, both nodes before the next one"
 	case strings.HasPrefix(i.Name, "link"):
 		return "look at this link's cable, interface and addresses, and at firewalls: heartbeats are UDP"
 	case i.Text == "no peer is configured":

@@ -179,7 +179,7 @@ func (c *Client) refusal(resp *http.Response) error {
 	if err != nil || body.Error == nil || body.Error.Code == "" {
 		return fmt.Errorf("%s: %w: %w: HTTP %s", c.where, ErrUnreachable, errGarbled, resp.Status)
 	}
-	return &Error{Status: resp.StatusCode, Body: *body.Error}
+	return &Error{Status: resp.StatusCode, Body: *body.Error, header: resp.Header}
 }
 
 // unreachable says what to do about a request without an answer.

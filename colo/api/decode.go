@@ -190,6 +190,29 @@ func bodyJSON(r *http.Request, out any, optional bool) error {
 	return strict(data, out)
 }
 
+// bodyPeer reads what another node sends. One of a later version may say more than is known here.
+func bodyPeer(r *http.Request, out any) error {
+	data, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	if t := media(r); t != "application/json" {
+		return apiErrorf(ErrBadRequest, "Content-Type %q: expected application/json", t)
+	}
+	return tolerant(data, out)
+}
+
+// tolerant is strict that leaves unknown fields unread.
+func tolerant(data []byte, out any) error {
+	if err := unique(data); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return located(data, 0, err)
+	}
+	return nil
+}
+
 // query returns the request's parameters, after checking that each is one that the route knows and is there once.
 func query(r *http.Request, known []string) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)

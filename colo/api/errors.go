@@ -87,6 +87,7 @@ var sentinels = []struct {
 	{"no_comparer", colo.ErrNoComparer, http.StatusConflict, ExitRefused, false},
 	{"not_current", colo.ErrNotCurrent, http.StatusConflict, ExitRefused, false},
 	{"no_peer", colo.ErrNoPeer, http.StatusConflict, ExitRefused, false},
+	{"peer_protocol", colo.ErrPeerProtocol, http.StatusConflict, ExitRefused, true},
 	{"peer_unreachable", colo.ErrPeerUnreachable, http.StatusServiceUnavailable, ExitRefused, false},
 	{"generation_old", colo.ErrGenerationOld, http.StatusConflict, ExitRefused, false},
 	{"nothing_to_go_on", colo.ErrNothingToGoOn, http.StatusConflict, ExitRefused, false},
@@ -215,6 +216,7 @@ func invalidFields(err error) []FieldBody {
 type Error struct {
 	Status int // of HTTP; 0 for the error of an operation
 	Body   ErrorBody
+	header http.Header
 }
 
 func (e *Error) Error() string { return e.Body.Message }

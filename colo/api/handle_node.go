@@ -103,6 +103,9 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 			add("link "+l.Name, l.Up, "%s", text)
 		}
 	}
+	if a := s.apart.Load(); a != nil && a.err != nil {
+		add("version of "+a.node, false, "%v", a.err)
+	}
 	if s.opts.Health != nil {
 		for _, i := range s.opts.Health() {
 			add(i.Name, i.OK, "%s", i.Text)

@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -32,8 +35,22 @@ func (s *Server) peerInquire(w http.ResponseWriter, r *request) error {
 
 func (s *Server) peerPrepare(w http.ResponseWriter, r *request) error {
 	var in colo.PrepareRequest
-	if err := bodyJSON(r.Request, &in, false); err != nil {
+	var body struct {
+		*colo.PrepareRequest
+		Spec json.RawMessage `json:"spec"` // hides the other one
+	}
+	body.PrepareRequest = &in
+	if err := bodyPeer(r.Request, &body); err != nil {
 		return err
+	}
+	if len(body.Spec) > 0 { // a part of it that isn't known here would make another machine
+		if err := strict(body.Spec, &in.Spec); err != nil {
+			var field *fieldError
+			if errors.As(err, &field) {
+				field.field = strings.TrimSuffix("spec."+field.field, ".")
+			}
+			return err
+		}
 	}
 	if in.Spec == nil {
 		return &fieldError{field: "spec", msg: "missing"}
@@ -59,7 +76,7 @@ func sentBy(r *request, from string) error {
 
 func (s *Server) peerDrop(w http.ResponseWriter, r *request) error {
 	var in colo.DropRequest
-	if err := bodyJSON(r.Request, &in, false); err != nil {
+	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
 	if in.VM == "" {
@@ -82,7 +99,7 @@ func (s *Server) peerTakeOver(w http.ResponseWriter, r *request) error {
 
 func (s *Server) peerRecord(w http.ResponseWriter, r *request, do func(context.Context, arbiter.Record) error) error {
 	var in arbiter.Record
-	if err := bodyJSON(r.Request, &in, false); err != nil {
+	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
 	if in.VM == "" {
@@ -105,7 +122,7 @@ func (s *Server) peerReportChannelLost(w http.ResponseWriter, r *request) error 
 
 func (s *Server) peerReport(w http.ResponseWriter, r *request, do func(context.Context, colo.Report) error) error {
 	var in colo.Report
-	if err := bodyJSON(r.Request, &in, false); err != nil {
+	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
 	if in.VM == "" {
@@ -124,7 +141,7 @@ func (s *Server) peerReport(w http.ResponseWriter, r *request, do func(context.C
 
 func (s *Server) peerSums(w http.ResponseWriter, r *request) error {
 	var in colo.SumsRequest
-	if err := bodyJSON(r.Request, &in, false); err != nil {
+	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
 	if in.VM == "" {
@@ -150,7 +167,7 @@ const maxSums = 64 << 20
 
 func (s *Server) peerArbiter(w http.ResponseWriter, r *request) error {
 	var in fence.Message
-	if err := bodyJSON(r.Request, &in, false); err != nil {
+	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
 	if s.opts.Exchange == nil {

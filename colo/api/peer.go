@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 // swallow the call that matters most.
 type Peer struct {
 	*Client
+	speaks speaks
 }
 
 var (
@@ -31,7 +33,7 @@ func NewPeer(o ClientOptions) (*Peer, error) {
 		return nil, err
 	}
 	c.tr.DisableKeepAlives = true
-	return &Peer{c}, nil
+	return &Peer{c, ours}, nil
 }
 
 // Times after which calls without a deadline of their own are given up. Those of plans on the peer wait for QEMUs and images.
@@ -53,8 +55,11 @@ func (p *Peer) peerCall(ctx context.Context, limit time.Duration, k *call, in, o
 			return err
 		}
 	}
-	if _, err = p.do(ctx, k, out); err == nil {
+	if err = p.say(ctx, k, out); err == nil {
 		return nil
+	}
+	if errors.Is(err, colo.ErrPeerProtocol) {
+		return fmt.Errorf("%w: %s: %w", colo.ErrPeerUnreachable, p.where, err)
 	}
 	var said *Error
 	if errors.As(err, &said) && said.Body.Engine && !errors.Is(err, colo.ErrClosed) {
@@ -65,6 +70,29 @@ func (p *Peer) peerCall(ctx context.Context, limit time.Duration, k *call, in, o
 	}
 	// Without %w: that the peer found this node's request forbidden or too large must not look like this node's own answer to somebody.
 	return fmt.Errorf("%w: %v", colo.ErrPeerUnreachable, err) //nolint:errorlint // see above
+}
+
+// say is do with the versions of both sides.
+func (p *Peer) say(ctx context.Context, k *call, out any) error {
+	k.header = http.Header{protocolHeader: {p.speaks.String()}}
+	var answer json.RawMessage
+	header, err := p.do(ctx, k, &answer)
+	var said *Error
+	if errors.As(err, &said) { // a refusal may mean something else there
+		header = said.header
+	}
+	if header != nil && len(k.path) > 1 && k.path[1] == "peer" {
+		if err := p.speaks.understands(header); err != nil {
+			return err
+		}
+	}
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("%s: %w: %w: %w", p.where, ErrUnreachable, errGarbled, err)
+	}
+	return nil
 }
 
 func peerPath(elem ...string) []string { return append([]string{"v1", "peer"}, elem...) }
@@ -140,7 +168,7 @@ func (p *Peer) Exchange(ctx context.Context, m fence.Message) (out fence.Reply, 
 	if k.body, err = jsonBody(m); err != nil {
 		return out, err
 	}
-	_, err = p.do(ctx, k, &out)
+	err = p.say(ctx, k, &out)
 	if errors.As(err, new(*Error)) || errors.Is(err, errGarbled) {
 		err = fmt.Errorf("%w: %w", fence.ErrAnswered, err)
 	}

@@ -141,6 +141,14 @@ func (s *Server) serveRoute(rt *route, w http.ResponseWriter, r *request) (err e
 	if err := s.authorize(r.caller, rt); err != nil {
 		return err
 	}
+	if rt.least == pki.Node {
+		w.Header().Set(protocolHeader, s.speaks.String())
+		err := s.speaks.understands(r.Header)
+		s.apart.Store(&peerApart{r.caller.Name, err})
+		if err != nil {
+			return err
+		}
+	}
 	// What nodes say to each other must get through whatever people do.
 	if queue := s.queue(rt); queue != nil {
 		select {

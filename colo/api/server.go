@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -47,7 +48,9 @@ const (
 type Server struct {
 	opts    ServerOptions
 	log     *slog.Logger
-	run     string // names this run of the daemon
+	speaks  speaks
+	apart   atomic.Pointer[peerApart] // nil until a peer has called
+	run     string                    // names this run of the daemon
 	begun   time.Time
 	mux     *http.ServeMux
 	feed    *feed
@@ -80,7 +83,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	var id [4]byte
 	_, _ = rand.Read(id[:]) // never fails
 	s := &Server{
-		opts: o, run: hex.EncodeToString(id[:]), begun: time.Now(), feed: newFeed(), mux: http.NewServeMux(),
+		opts: o, speaks: ours, run: hex.EncodeToString(id[:]), begun: time.Now(), feed: newFeed(), mux: http.NewServeMux(),
 		log:  o.Log.With("node", o.Node.Info().Name),
 		busy: make(chan struct{}, maxRequests), streams: make(chan struct{}, maxStreams),
 		flushes: make(chan chan struct{}), pumped: make(chan struct{}),

@@ -13,7 +13,9 @@ func TestGuestOffEnds(t *testing.T) {
 	for seed := range uint64(40) {
 		s := Schedule{Seed: seed + 1, Links: 1, Tail: 300 * time.Millisecond, Steps: []Step{{What: GuestOffEnds, After: 700*time.Millisecond + time.Duration(seed)*7*time.Millisecond}}}
 		r := Run(t, s, true)
-		stopped := slices.ContainsFunc(r.Story, func(l Line) bool { return strings.HasPrefix(l.Text, "at rest: n1 is stopped") && strings.Contains(l.Text, "n2 is outdated") })
+		stopped := slices.ContainsFunc(r.Story, func(l Line) bool {
+			return strings.HasPrefix(l.Text, "at rest: n1 is stopped") && strings.Contains(l.Text, "n2 is outdated")
+		})
 		if !stopped || r.Violation != nil || r.Tally.Failed > 0 || r.Tally.Restarts != 1 || r.Tally.Failovers > 1 { // one is the last test's
 			printStory(t, s)
 			t.Fatalf("seed %d: %v, %+v", s.Seed, r.Violation, r.Tally)
