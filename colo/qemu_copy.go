@@ -40,10 +40,11 @@ type qemuCopy struct {
 	once       sync.Once
 	cp         checkpoints
 	inColo     atomic.Bool
-	ending     atomic.Bool // replication is being ended by us: what is lost now is no news
-	off        atomic.Bool // the guest has switched itself off, see qemu_off.go
-	dying      atomic.Bool // somebody else has told QEMU to end, and it is about to
-	second     atomic.Bool // a standby or secondary that was not promoted
+	ending     atomic.Bool       // replication is being ended by us: what is lost now is no news
+	off        atomic.Bool       // the guest has switched itself off, see qemu_off.go
+	ends       *qmp.Subscription // of rescue, see qemu_ends.go
+	dying      atomic.Bool       // somebody else has told QEMU to end, and it is about to
+	second     atomic.Bool       // a standby or secondary that was not promoted
 	wg         sync.WaitGroup
 	leases     netcompare.Leases // of its gate
 	protection atomic.Pointer[ProtectionSpec]
@@ -68,6 +69,7 @@ func (c *qemuCopy) connect(ctx context.Context) (err error) {
 	if c.rescue, err = dialQMP(ctx, c.proc, filepath.Join(c.dir, rescueSocket), c.spec.Name+" rescue"); err != nil {
 		return errors.Join(err, c.main.Close())
 	}
+	c.ends = c.rescue.Subscribe(qmp.SubscribeOptions{Match: qmp.Named("SHUTDOWN")})
 	sub := c.main.Subscribe(qmp.SubscribeOptions{Buffer: 1024})
 	c.wg.Go(func() { c.follow(sub) })
 	c.wg.Go(c.watch)
@@ -184,15 +186,15 @@ func (c *qemuCopy) Alive(ctx context.Context) error {
 	case c.goneOff():
 		return nil
 	}
+	if _, err := c.rescue.QueryYank(ctx); err != nil {
+		return err
+	}
+	c.readEnds()
 	if c.dying.Load() && !c.off.Load() {
 		return errDying
 	}
-	_, err := c.rescue.QueryYank(ctx)
-	return err
+	return nil
 }
-
-// errDying is what a copy answers that somebody else than the node is ending.
-var errDying = errors.New("QEMU was told to end by somebody else, and is about to")
 
 // follow turns QEMU's events into the engine's.
 func (c *qemuCopy) follow(sub *qmp.Subscription) {
@@ -263,20 +265,8 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 				c.tell(DiskFailed, fmt.Sprintf("the guest stands still: a %s on %s failed: %s", d.Operation, d.NodeName, why))
 			}
 		case "SHUTDOWN":
-			var d struct {
-				Guest  bool
-				Reason string
-			}
-			switch err := ev.Decode(&d); {
-			case err != nil:
-			case d.Reason == "guest-shutdown":
-				c.off.Store(true)
+			if c.noteEnd(ev) == guestShutdown {
 				c.tell(GuestShutdown, "the guest has switched itself off")
-			case !d.Guest && strings.HasPrefix(d.Reason, "host-"):
-				// A signal, or quit on another monitor. QEMU leaves COLO on its way out, as if the peer were lost: a primary that believed that would
-				// claim, win, and be dead.
-				c.dying.Store(true)
-				c.log.Warn("QEMU was told to end", "reason", d.Reason)
 			}
 		case "GUEST_PANICKED":
 			c.log.Error("the guest panicked")

@@ -1,5 +1,6 @@
 // Package libvirtd runs a libvirt daemon of its own, beside the host's and without touching it: in a mount namespace where libvirt's folders are those of a
-// folder of the caller's, and in the network namespace that its QEMUs shall be in. It is for tests and the lab, and needs root and Debian's packages
+// folder of the caller's, and in the network namespace that its QEMUs shall be in. Of the host only libvirt's folders are made where they are missing, and
+// stay empty. It is for tests and the lab, and needs root and Debian's packages
 // libvirt-daemon and libvirt-daemon-driver-qemu.
 //
 // A Daemon's methods are called by one goroutine. The daemon ends with Close (or Stop); the QEMUs that it has started go on, as they do with any libvirtd.
@@ -37,7 +38,6 @@ type Options struct {
 // Daemon is a running libvirtd.
 type Daemon struct {
 	o    Options
-	made []string // folders of the host that were not there
 	cmd  *exec.Cmd
 	done chan struct{}
 	end  error
@@ -99,10 +99,8 @@ func (d *Daemon) prepare() error {
 		if err := os.MkdirAll(filepath.Join(d.o.Dir, name), 0o755); err != nil {
 			return err
 		}
-		switch err := os.Mkdir(point, 0o755); {
-		case err == nil:
-			d.made = append(d.made, point)
-		case !errors.Is(err, os.ErrExist):
+		// It stays, empty: to remove it would take the mounts in it away from every other daemon, whatever namespace they are in.
+		if err := os.MkdirAll(point, 0o755); err != nil {
 			return err
 		}
 	}
@@ -234,14 +232,8 @@ func (d *Daemon) Stop() error {
 	return nil
 }
 
-// Close ends the daemon and removes the folders that it had to make on the host. Its own folder stays for its caller to remove.
-func (d *Daemon) Close() error {
-	err := d.Stop()
-	for _, f := range d.made {
-		_ = os.Remove(f) // goes only if it is empty: another daemon may use it
-	}
-	return err
-}
+// Close ends the daemon. Its folder stays for its caller to remove.
+func (d *Daemon) Close() error { return d.Stop() }
 
 // Virsh runs virsh against the daemon and returns what it printed.
 func (d *Daemon) Virsh(ctx context.Context, args ...string) (string, error) {
