@@ -72,7 +72,7 @@ var guards = []guard{
 			},
 		},
 		[]Kind{Twice, Protect, Unprotect, KillQEMU, CutArbiters, CutLink}, false,
-		[]uint64{1122},
+		nil,
 	},
 	{
 		"the disks of a promoted secondary count as incomplete",
@@ -182,8 +182,8 @@ var guards = []guard{
 		[]change{
 			{
 				"machine.go",
-				"m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, copy: msg.copy})",
-				"if !OFF {\n\t\t\t\tm.missed = append(m.missed, message{kind: msg.kind, text: msg.text, copy: msg.copy})\n\t\t\t}",
+				"m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, copy: msg.copy})",
+				"if !OFF {\n\t\t\t\tm.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, copy: msg.copy})\n\t\t\t}",
 			},
 		},
 		[]Kind{KillQEMU, Unprotect, Switchover, CutArbiter, MuteArbiter}, false,

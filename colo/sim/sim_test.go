@@ -35,6 +35,9 @@ func TestSchedules(t *testing.T) {
 	f := play(t, "", shard{First: begin, N: n, For: d}, func(f *found) bool { return len(f.bad) > 20 })
 	took := time.Since(began)
 	t.Logf("%d schedules from seed %d in %s, %.0f a second; %+v", f.played, begin, took.Round(time.Millisecond), float64(f.played)/took.Seconds(), f.tally)
+	if n > 0 && f.played < n && len(f.bad) == 0 {
+		t.Logf("%d of %d schedules were not played: the time was over", n-f.played, n)
+	}
 	for _, text := range f.died {
 		t.Error(text)
 	}
