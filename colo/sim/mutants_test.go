@@ -304,7 +304,7 @@ var guards = []guard{
 			},
 		},
 		[]Kind{Unprotect, Start, KillQEMU, PowerOff, CutAll}, false,
-		[]uint64{31},
+		[]uint64{31, 1367, 1852, 1866, 2449},
 	},
 }
 
