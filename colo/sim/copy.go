@@ -341,12 +341,21 @@ func (c *simCopy) DropDisk(ctx context.Context, _ string) error {
 
 // dropHalf takes the host's disk from a primary in COLO.
 func (p *proc) dropHalf() error {
-	if p.sess == nil || p.sess.p != p || p.sess.stage != inColo || p.overlay {
+	if !p.otherHalf() || p.sess.stage != inColo || p.overlay {
 		return blockrepl.ErrOnlyHalf
 	}
 	p.halfGone = true
 	return nil
 }
+
+// otherHalf says whether a write can reach the peer's disk, as far as a primary knows.
+func (p *proc) otherHalf() bool {
+	x := p.sess
+	return x != nil && x.p == p && x.s.alive && x.left == [2]bool{} && !x.noticed[0]
+}
+
+// diskless says whether a request fails because no half is left.
+func (p *proc) diskless(k *work) bool { return p.halfGone && !k.ram && !p.otherHalf() }
 
 func (c *simCopy) Local(context.Context) (blockrepl.Sums, func(context.Context) error, error) {
 	return nil, nil, errors.New("not simulated")

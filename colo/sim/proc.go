@@ -172,7 +172,7 @@ func (p *proc) serve(k *work) {
 		p.waiting = append(p.waiting, k)
 	case p.sess != nil && p.sess.stage == inColo && p.sess.p == p && p.works():
 		p.sess.execute(k)
-	case p.works() && p.mode != "secondary":
+	case p.works() && p.mode != "secondary" && !p.diskless(k):
 		p.apply(k)
 		p.w.lan.output(p, k)
 	}

@@ -162,6 +162,9 @@ func (x *session) execute(k *work) {
 		x.blocked = append(x.blocked, k)
 		return
 	}
+	if p.diskless(k) {
+		return
+	}
 	p.apply(k)
 	x.executed = append(x.executed, k)
 	x.compare(k)

@@ -12,17 +12,19 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 )
 
 var (
-	count  = flag.Int("sim.n", 0, "schedules to play; 0 is as many as fit into -sim.for")
-	length = flag.Duration("sim.for", 12*time.Second, "time to play schedules")
-	first  = flag.Uint64("sim.seed", 0, "first seed; 0 is one that follows from the clock, or 1 in short tests")
-	tell   = flag.Bool("sim.story", false, "print the story of the first seed, in this process")
-	shards = flag.Int("sim.shards", runtime.NumCPU(), "processes")
+	count   = flag.Int("sim.n", 0, "schedules to play; 0 is as many as fit into -sim.for")
+	length  = flag.Duration("sim.for", 12*time.Second, "time to play schedules")
+	first   = flag.Uint64("sim.seed", 0, "first seed; 0 is one that follows from the clock, or 1 in short tests")
+	without = flag.String("sim.without", "", "a kind of step that is left out of all schedules")
+	tell    = flag.Bool("sim.story", false, "print the story of the first seed, in this process")
+	shards  = flag.Int("sim.shards", runtime.NumCPU(), "processes")
 )
 
 // A shard is a process that plays every so many-th seed with one thread: that makes the order in which goroutines run at one instant the same
@@ -30,13 +32,14 @@ var (
 const shardEnv = "COLOCTL_SIM_SHARD"
 
 type shard struct {
-	First uint64
-	Step  uint64
-	N     int // 0: until the end
-	For   time.Duration
-	Only  []Kind   // what the schedules consist of; nil is everything
-	Bare  bool     // on hosts without a gate
-	Seeds []uint64 `json:",omitempty"` // only these
+	First   uint64
+	Step    uint64
+	N       int // 0: until the end
+	For     time.Duration
+	Only    []Kind   // what the schedules consist of; nil is everything
+	Bare    bool     // on hosts without a gate
+	Seeds   []uint64 `json:",omitempty"` // only these
+	Without Kind     `json:",omitempty"` // is left out
 }
 
 // schedule is the one of a number.
@@ -52,6 +55,7 @@ func (s *shard) schedule(i int) Schedule {
 func (s *shard) of(seed uint64) Schedule {
 	c := generate(seed, s.Only)
 	c.NoGate = s.Bare
+	c.Steps = slices.DeleteFunc(c.Steps, func(st Step) bool { return st.What == s.Without })
 	return c
 }
 

@@ -21,9 +21,10 @@ func TestSchedules(t *testing.T) {
 			begin = 1
 		}
 	}
+	all := shard{First: begin, Without: Kind(*without)}
 	if *tell {
 		oneThread(t)
-		printStory(t, Generate(begin))
+		printStory(t, all.of(begin))
 		return
 	}
 	if n > 0 && !limited() {
@@ -32,7 +33,8 @@ func TestSchedules(t *testing.T) {
 		d = min(d, 3*time.Second)
 	}
 	began := time.Now()
-	f := play(t, "", shard{First: begin, N: n, For: d}, func(f *found) bool { return len(f.bad) > 20 })
+	all.N, all.For = n, d
+	f := play(t, "", all, func(f *found) bool { return len(f.bad) > 20 })
 	took := time.Since(began)
 	t.Logf("%d schedules from seed %d in %s, %.0f a second; %+v", f.played, begin, took.Round(time.Millisecond), float64(f.played)/took.Seconds(), f.tally)
 	if n > 0 && f.played < n && len(f.bad) == 0 {
@@ -50,7 +52,7 @@ func TestSchedules(t *testing.T) {
 	for i, seed := range bad {
 		t.Errorf("seed %d: %v", seed, f.bad[seed])
 		if i < 3 {
-			printStory(t, Shrink(t, Generate(seed), f.bad[seed].Rule))
+			printStory(t, Shrink(t, all.of(seed), f.bad[seed].Rule))
 		}
 	}
 	if f.played == 0 && len(bad) == 0 {
