@@ -268,7 +268,7 @@ func (m *machine) hush(ctx context.Context) error {
 
 // nobodyRuns keeps a node from starting a copy of its own while the other current one runs: the arbiter would let it, as both are current. A peer
 // that can't be asked gets the time to notice the loss of this node's copy and to cut its tap.
-func (m *machine) nobodyRuns(ctx context.Context) error {
+func (m *machine) nobodyRuns(ctx context.Context, lossy bool) error {
 	rec, spec := m.info()
 	p, info, err := m.n.partner()
 	if err != nil || aloneIn(rec, m.n.cfg.Name) {
@@ -280,6 +280,9 @@ func (m *machine) nobodyRuns(ctx context.Context) error {
 	switch {
 	case err == nil && there.Running && there.State != Standby && there.State != Secondary:
 		return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, info.Name, there.State)
+	case err == nil && !lossy && there.Generation > rec.Generation && !slices.Contains(there.Members, m.n.cfg.Name):
+		// By a person's word without the arbiter, who can't say so yet.
+		return fmt.Errorf("%w: it is at generation %d here, %s was the last to run it, at %d: %w", ErrNotCurrent, rec.Generation, info.Name, there.Generation, errLost)
 	case err == nil || !isUnreachable(err):
 		return nil
 	}

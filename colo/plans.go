@@ -57,7 +57,7 @@ func (m *machine) startPlan(o StartOptions) *Plan {
 			}
 			return m.n.launcher.Check(ctx, spec)
 		}},
-		{Name: "see that no other copy runs", Do: m.nobodyRuns},
+		{Name: "see that no other copy runs", Do: func(ctx context.Context) error { return m.nobodyRuns(ctx, o.AcceptDataLoss) }},
 		claim,
 		{
 			Name: "launch QEMU",

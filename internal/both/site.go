@@ -207,7 +207,9 @@ func (s *Site) Choose(vm string, halves []Half) (*Target, error) {
 		return s.Nodes[0], nil
 	case len(pick) == 0:
 		slices.SortStableFunc(known, NewerFirst)
-		pick = known[:1]
+		if pick = known[:1]; pick[0].Target == nil { // it runs nowhere, so the node that is reached may be asked: it knows best why it refuses
+			return s.Nodes[0], nil
+		}
 	}
 	if pick[0].Target == nil {
 		return nil, &ElsewhereError{vm, pick[0].Node, s.Context}

@@ -128,6 +128,7 @@ func TestRoute(t *testing.T) {
 		{"only one knows it", two, []Half{mute("a", colo.ErrNoVM), at("b", colo.Stopped)}, "b"},
 		{"runs where nobody reaches", one, []Half{at("a", colo.Secondary), hearsay(at("b", colo.Protected))},
 			"web runs on b, which the context here does not reach: give the command there, or add a context with both nodes (coloctl context add)"},
+		{"down: the newer one is not reached", one, []Half{older(at("a", colo.Outdated)), hearsay(newer(at("b", colo.Stopped)))}, "a"},
 		{"equal: the one that is reached", one, []Half{at("a", colo.Stopped), hearsay(at("b", colo.Stopped))}, "a"},
 	}
 	for _, tt := range tests {

@@ -78,6 +78,9 @@ func buildInit(ctx context.Context, cacheDir string) (string, error) {
 	var report bytes.Buffer
 	build.Stdout, build.Stderr = &report, &report
 	if err := build.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
 		return "", fmt.Errorf("%w: building it: %w\n%s", ErrNoInit, err, bytes.TrimSpace(report.Bytes()))
 	}
 	path := filepath.Join(cacheDir, "guest-init")
