@@ -153,16 +153,3 @@ func (d *Domain) Adoptable(ctx context.Context) error {
 	}
 	return err
 }
-
-// Define is the opposite of Undefine.
-func Define(ctx context.Context, a Address, definition string) error {
-	c, err := Dial(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.call(ctx, "define a domain", func(l *golibvirt.Libvirt) error {
-		_, err := l.DomainDefineXMLFlags(definition, 0)
-		return err
-	})
-}

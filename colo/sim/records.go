@@ -159,14 +159,3 @@ func (tx *recordsTx) End(id uint64, _ state.Outcome) error {
 	tx.open = slices.DeleteFunc(tx.open, func(o state.Intent) bool { return o.ID == id })
 	return nil
 }
-
-// now returns what is kept.
-func (r *records) now() *state.VM {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.kept.vm == nil {
-		return nil
-	}
-	v := r.kept.vm.Clone()
-	return &v
-}

@@ -132,12 +132,6 @@ func (m *Machine) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	return cmd
 }
 
-// Path is where a file of the machine is seen from outside. What lies on a file system of its own (/run, /dev) is not.
-func (m *Machine) Path(file string) string { return filepath.Join(m.root, file) }
-
-// PID is the machine's first process.
-func (m *Machine) PID() int { return m.init }
-
 // Stop cuts the machine's power. A second call does nothing.
 func (m *Machine) Stop() error {
 	m.stop.Do(func() {

@@ -35,8 +35,6 @@ func (t *end) rcvNxt() uint32 {
 	return n
 }
 
-func (t *end) done() bool { return t.open && t.finIn && t.closed && t.acked == len(t.out)+1 }
-
 // guest is one copy of a machine.
 type guest struct {
 	tcp map[int]end
