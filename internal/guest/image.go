@@ -106,7 +106,7 @@ func store(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already when all went well
+	defer os.Remove(f.Name())                        // gone already when all went well
 	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed) // it is read once per boot, and often made on a busy machine
 	if err != nil {
 		return err
