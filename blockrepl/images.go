@@ -211,6 +211,36 @@ func (im Images) RemoveOverlays(dir string, disks []Disk) error {
 	return nil
 }
 
+// Sums hashes a part of an image as [Content.Sums] does, without the QEMU that has it open. That must not write to it meanwhile. It keeps a copy of the
+// part in dir.
+func (im Images) Sums(ctx context.Context, d Disk, offset, length int64, dir string) ([]byte, error) {
+	if offset%HashBlock != 0 || offset < 0 || length <= 0 || offset+length > d.Size {
+		return nil, errors.New("blockrepl: hashes of a range that the disk doesn't have")
+	}
+	f, err := os.CreateTemp(dir, "part-*")
+	if err != nil {
+		return nil, d.fault(err, "", "")
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	// A window onto the image: qemu-img dd takes its count from the image's beginning.
+	window, err := json.Marshal(map[string]any{"driver": Raw, "offset": offset, "size": length,
+		"file": map[string]any{"driver": d.Format, "file": map[string]any{"driver": "file", "filename": d.Path}}})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := im.run(ctx, "convert", "-U", "-O", Raw, "--", "json:"+string(window), f.Name()); err != nil {
+		return nil, d.fault(err, "", "")
+	}
+	out, err := os.Open(f.Name()) // what qemu-img has made may be another file
+	if err != nil {
+		return nil, d.fault(err, "", "")
+	}
+	part := &Content{size: length, file: out}
+	defer part.Close()
+	return part.Sums(ctx, 0, length)
+}
+
 const qcow2Magic = "QFI\xfb"
 
 // foreignFormat names the format that a file's beginning is typical of.

@@ -107,6 +107,39 @@ func TestSums(t *testing.T) {
 	}
 }
 
+// TestImageSums: what qemu-img reads of an image in use has the hashes of its content.
+func TestImageSums(t *testing.T) {
+	const size = 37*HashBlock + 512
+	im, dir := images(t), t.TempDir()
+	raw := Disk{Name: "vda", Path: filepath.Join(dir, "raw"), Format: Raw, Size: size}
+	content := make([]byte, size)
+	for i := 3 * HashBlock; i < 9*HashBlock; i++ {
+		content[i] = byte(rand.Uint32())
+	}
+	content[size-1] = 7
+	must(t, os.WriteFile(raw.Path, content, 0o600))
+	c, err := OpenContent(t.Context(), raw, Address{}, nil)
+	must(t, err)
+	defer c.Close()
+	for _, option := range []string{"-q", "-c"} { // plain and compressed
+		d := Disk{Name: "vda", Path: filepath.Join(dir, "qcow2"+option), Format: QCOW2, Size: size}
+		_, err := im.run(t.Context(), "convert", option, "-f", Raw, "-O", QCOW2, raw.Path, d.Path)
+		must(t, err)
+		for _, part := range [][2]int64{{0, size}, {HashBlock, 4 * HashBlock}, {8 * HashBlock, size - 8*HashBlock}, {20 * HashBlock, HashBlock}} {
+			want, err := c.Sums(t.Context(), part[0], part[1])
+			must(t, err)
+			got, err := im.Sums(t.Context(), d, part[0], part[1], dir)
+			must(t, err)
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s: hashes of %v differ", option, part)
+			}
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "part-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // TestCrashedPrimary: the primary dies under load, the secondary goes on and
 // writes, and takes the old primary back as its secondary. Only what differs
 // travels, while the guest writes, and both are equal then.

@@ -16,6 +16,14 @@ type Endpoint struct {
 	NBD       int                 `json:"nbd"`
 	NICs      map[string]NICPorts `json:"nics,omitempty"`
 	MPTCP     bool                `json:"mptcp,omitempty"`
+	More      []Path              `json:"more,omitempty"` // the other links; only with MPTCP
+	Key       Key                 `json:"key,omitempty"`  // of all its connections; they are not encrypted without
+}
+
+// Path is another link that leads to a standby.
+type Path struct {
+	Host    string `json:"host"`
+	Primary string `json:"primary"`
 }
 
 // NICPorts are the two streams of one NIC.

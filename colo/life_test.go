@@ -50,7 +50,9 @@ func tools(t *testing.T) (qemu, img, kernel, modules string) {
 	return
 }
 
-func newPair(t *testing.T) *pair {
+func newPair(t *testing.T) *pair { return newPairWith(t, 1) }
+
+func newPairWith(t *testing.T, links int) *pair {
 	qemu, img, kernel, modules := tools(t)
 	ctx := t.Context()
 	p := &pair{t: t, mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, store: map[string]*state.Store{}}
@@ -59,7 +61,7 @@ func newPair(t *testing.T) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(p.dir) })
-	if p.top, err = lab.NewTopology(1); err != nil {
+	if p.top, err = lab.NewTopology(links); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.top.Close() })
@@ -99,8 +101,12 @@ func (p *pair) addNode(name, qemu, img string) {
 	if os.Getenv("COLO_DEBUG") != "" {
 		level = slog.LevelDebug
 	}
+	var links []colo.Link
+	for _, l := range p.top.Links {
+		links = append(links, colo.Link{Name: l.Name, Address: l.Addrs[name].Addr()})
+	}
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
-		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Links: []colo.Link{{Name: "link0", Address: p.top.Links[0].Addrs[name].Addr()}},
+		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Netns: p.top.Nodes[name].Netns(), QEMU: []string{qemu}, QEMUImg: []string{img}, Accel: "tcg",
 		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32), BitmapRotation: 500 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(p.t.Output(), &slog.HandlerOptions{Level: level})),

@@ -53,6 +53,7 @@ type NodeConfig struct {
 	Log               *slog.Logger    // slog.Default when nil
 	Launcher          Launcher        // QEMU when nil
 	Starter           Starter         // of QEMU; the node itself when nil
+	Plain             bool            // replication is not encrypted: the links are nobody else's. The same on both nodes
 	// Comparer is how the comparer of streams is started (colod compare): its program and arguments, to which a folder is added.
 	// Without it VMs can only have QEMU's own.
 	Comparer []string
@@ -202,7 +203,7 @@ func (n *Node) add(spec *Spec, rec *state.VM) *machine {
 
 // Info describes this node to a peer.
 func (n *Node) Info() NodeInfo {
-	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Starter: n.cfg.startedBy(), Port: n.cfg.HeartbeatPort}
+	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Starter: n.cfg.startedBy(), Plain: n.cfg.Plain, MPTCP: n.multipath() == nil, Port: n.cfg.HeartbeatPort}
 }
 
 // Connect makes p this node's partner: heartbeats go to it over all links from now on, and VMs are protected by it. A node has one

@@ -40,7 +40,9 @@ type NodeInfo struct {
 	Accel string `json:"accel"` // kvm or tcg
 	// Starter is who starts the node's QEMUs; empty is the node itself.
 	Starter string `json:"starter,omitempty"`
-	Port    int    `json:"port"` // of the heartbeats
+	Plain   bool   `json:"plain,omitempty"` // replication is not encrypted
+	MPTCP   bool   `json:"mptcp,omitempty"` // it can use several links at once
+	Port    int    `json:"port"`            // of the heartbeats
 }
 
 // PrepareRequest asks for a standby.
@@ -53,6 +55,8 @@ type PrepareRequest struct {
 	QEMU       string `json:"qemu"`
 	Accel      string `json:"accel"`
 	Starter    string `json:"starter,omitempty"`
+	Plain      bool   `json:"plain,omitempty"`
+	MPTCP      bool   `json:"mptcp,omitempty"`
 	Resync     string `json:"resync,omitempty"` // id of the resync that will write to the standby's disks
 	// Attempt tells this request from every other one of the caller's; 0 is unknown. A call that is carried out twice does nothing the second time.
 	Attempt int64 `json:"attempt,omitempty"`

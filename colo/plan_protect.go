@@ -53,7 +53,10 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 					return err
 				}
 				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel,
-					Starter: m.n.cfg.startedBy(), Resync: token, Attempt: attempt})
+					Starter: m.n.cfg.startedBy(), Plain: m.n.cfg.Plain, MPTCP: m.n.multipath() == nil, Resync: token, Attempt: attempt})
+				if plain := len(reply.Endpoint.Key) == 0; err == nil && plain != m.n.cfg.Plain {
+					err = &PeerMismatchError{"encryption of replication", encryption(m.n.cfg.Plain), encryption(plain)}
+				}
 				return err
 			},
 			Undo: func(ctx context.Context) error {

@@ -53,9 +53,9 @@ type qemuCopy struct {
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
 
-	bitmaps sync.Mutex  // held while bitmaps are moved or taken down
-	proven  atomic.Bool // this daemon has proven COLO, and no write to the peer's disk has failed since
-	acked   netip.Addr  // peer address with a quickack route of ours
+	bitmaps sync.Mutex   // held while bitmaps are moved or taken down
+	proven  atomic.Bool  // this daemon has proven COLO, and no write to the peer's disk has failed since
+	acked   []netip.Addr // peer addresses with a quickack route of ours
 	mode    blockrepl.Mode
 }
 
@@ -220,6 +220,9 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 			case d.Status == "colo" && !c.inColo.Load():
 				c.cp.reset()
 				c.inColo.Store(true)
+				if err := c.removeKey(); err != nil { // all that had to connect has
+					c.log.Warn("the replication's key was not removed", "err", err)
+				}
 				began = ev.Time
 				c.tell(ColoStarted, "COLO has begun")
 			case d.Status == "failed" && c.inColo.Load():
@@ -428,8 +431,8 @@ func (c *qemuCopy) Kill(ctx context.Context) error {
 	}
 	c.kill1.Do(func() { close(c.killed) })
 	c.l.forget(context.WithoutCancel(ctx), c.spec.Name)
-	if err := c.clearQuickAck(context.WithoutCancel(ctx)); err != nil {
-		c.log.Warn("quickack route", "err", err)
+	if err := c.clearPaths(context.WithoutCancel(ctx)); err != nil {
+		c.log.Warn("routes to the peer", "err", err)
 	}
 	return nil
 }
@@ -444,14 +447,15 @@ func (c *qemuCopy) quickAck(ctx context.Context, host string) {
 		c.log.Warn("no quickack route to the peer: checkpoints take 40 ms longer", "peer", host, "err", err)
 		return
 	}
-	c.acked = addr
+	c.acked = append(c.acked, addr)
 }
 
-func (c *qemuCopy) clearQuickAck(ctx context.Context) error {
-	if !c.acked.IsValid() {
-		return nil
+// clearPaths undoes what paths did.
+func (c *qemuCopy) clearPaths(ctx context.Context) error {
+	errs := []error{c.l.dropMPTCP(ctx, c.spec.Name)}
+	for _, a := range c.acked {
+		errs = append(errs, c.l.host.ClearQuickAck(ctx, a))
 	}
-	err := c.l.host.ClearQuickAck(ctx, c.acked)
-	c.acked = netip.Addr{}
-	return err
+	c.acked = nil
+	return errors.Join(errs...)
 }

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
@@ -34,6 +36,10 @@ type qemuLauncher struct {
 	images  blockrepl.Images
 	host    netcompare.Host
 	version string
+
+	noMPTCP error // why connections can't use several links
+	mptcp   sync.Mutex
+	up      []netip.Addr // links that work, as far as it is known
 }
 
 // launchTimeout bounds the time until a new QEMU answers.
@@ -69,6 +75,12 @@ func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 	l.version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
 	if err := f.Require(qmp.ColoFeatures()...); err != nil {
 		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install QEMU 9.2 or newer with replication and COLO built in, such as Debian's from 13 on"}
+	}
+	if err := l.checkCrypt(ctx, f, c, dir); err != nil {
+		return nil, err
+	}
+	if l.noMPTCP = l.host.CheckMPTCP(ctx); l.noMPTCP == nil {
+		l.noMPTCP = f.Require("mptcp")
 	}
 	if cfg.Accel == "tcg" && v.Major < 11 {
 		return nil, &UnfitError{cfg.QEMU[0], fmt.Sprintf("QEMU %s deadlocks at COLO's checkpoints under TCG", l.version), "use KVM, or QEMU 11 or newer"}
@@ -373,13 +385,16 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 			return nil, View{}, err
 		}
 	}
+	if err := c.removeKey(); err != nil { // of an attach that was interrupted; it begins anew
+		c.log.Warn("the replication's key was not removed", "err", err)
+	}
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
 	if v.Mode == "primary" {
 		c.adoptComparer()
 	}
-	if acked, err := l.host.QuickAcks(ctx); err == nil && len(acked) > 0 {
-		c.acked = acked[0]
+	if acked, err := l.host.QuickAcks(ctx); err == nil {
+		c.acked = acked
 	}
 	return c, v, nil
 }
@@ -387,7 +402,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)
 	dir := l.dir(s.Name)
-	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks), l.keeper(s.Name).Stop(ctx)}
+	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropMPTCP(ctx, s.Name)}
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}

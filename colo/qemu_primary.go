@@ -33,7 +33,10 @@ func (c *qemuCopy) BitmapCovers(ctx context.Context) (int64, bool, error) {
 
 func (c *qemuCopy) SyncDisks(ctx context.Context, r SyncRequest) error {
 	c.ending.Store(false)
-	c.quickAck(ctx, r.To.Host)
+	c.paths(ctx, r.To, false)
+	if err := c.credentials(ctx, r.To.Key, "client"); err != nil {
+		return err
+	}
 	c.mode = r.Mode
 	m := blockrepl.NewMirror(c.main, c.disks, r.To.disks(), blockrepl.Options{
 		Mode: r.Mode, Speed: r.Speed, OnProgress: r.Progress, ProbeDial: c.l.host.Dial, Rescue: c.rescue,
@@ -68,7 +71,7 @@ func (c *qemuCopy) CopyMemory(ctx context.Context, to Endpoint) error {
 		return err
 	}
 	p := c.protection.Load()
-	params := map[string]any{"x-checkpoint-delay": time.Duration(p.CheckpointDelay).Milliseconds(), "max-bandwidth": int64(p.MaxBandwidth), "downtime-limit": firstDowntime.Milliseconds()}
+	params := map[string]any{"x-checkpoint-delay": time.Duration(p.CheckpointDelay).Milliseconds(), "max-bandwidth": int64(p.MaxBandwidth), "downtime-limit": firstDowntime.Milliseconds(), "tls-creds": to.creds()}
 	if p.MaxBandwidth == 0 {
 		params["max-bandwidth"] = int64(10e9)
 	}
@@ -246,7 +249,7 @@ func (c *qemuCopy) Checkpoint(ctx context.Context) error {
 // main loop in the steps that follow.
 func (c *qemuCopy) Release(ctx context.Context) error {
 	if c.goneOff() {
-		return c.clearQuickAck(ctx)
+		return c.clearPaths(ctx)
 	}
 	return c.unlessOff(ctx, c.release(ctx))
 }
@@ -281,8 +284,9 @@ func (c *qemuCopy) release(ctx context.Context) error {
 	errs = append(errs, netcompare.Disconnect(ctx, c.main, c.nics)) // it holds the guest's output
 	c.inColo.Store(false)
 	c.mirror.Store(nil)
+	tidy("replication key", c.endCredentials(ctx))
 	errs = append(errs, c.ensureRunning(ctx))
-	tidy("quickack route", c.clearQuickAck(ctx))
+	tidy("routes to the peer", c.clearPaths(ctx))
 	return errors.Join(errs...)
 }
 

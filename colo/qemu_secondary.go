@@ -16,11 +16,11 @@ func (e Endpoint) inet(port int) qmp.InetAddr {
 }
 
 func (e Endpoint) disks() blockrepl.Address {
-	return blockrepl.Address{Host: e.Host, Port: e.NBD, MPTCP: e.MPTCP}
+	return blockrepl.Address{Host: e.Host, Port: e.NBD, MPTCP: e.MPTCP, TLSCreds: e.creds()}
 }
 
 func (e Endpoint) net() netcompare.Endpoint {
-	out := netcompare.Endpoint{Host: e.Host, Ports: map[string]netcompare.PortPair{}, MPTCP: e.MPTCP}
+	out := netcompare.Endpoint{Host: e.Host, Ports: map[string]netcompare.PortPair{}, MPTCP: e.MPTCP, TLSCreds: e.creds()}
 	for nic, p := range e.NICs {
 		out.Ports[nic] = netcompare.PortPair{Mirror: p.Mirror, Compare: p.Compare}
 	}
@@ -28,7 +28,10 @@ func (e Endpoint) net() netcompare.Endpoint {
 }
 
 func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
-	c.quickAck(ctx, at.Primary)
+	c.paths(ctx, at, true)
+	if err := c.credentials(ctx, at.Key, "server"); err != nil {
+		return err
+	}
 	if err := netcompare.Listen(ctx, c.main, c.nics, at.net()); err != nil {
 		return err
 	}
@@ -39,16 +42,23 @@ func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
 		return err
 	}
 	c.exported.Store(&at)
+	if err := c.main.MigrateSetParameters(ctx, map[string]any{"tls-creds": at.creds()}); err != nil {
+		return err
+	}
 	addr := at.inet(at.Migration)
 	return c.main.MigrateIncoming(ctx, qmp.Channel{Inet: &addr})
 }
 
-// Sums opens the image for each call: a resync that ends leaves nothing behind, and a call takes long enough for that not to matter.
+// Sums opens the image for each call: a resync that ends leaves nothing behind, and a call takes long enough for that not to matter. What is exported with
+// encryption is not read through the export: nothing writes to the image meanwhile, so that what its file holds counts.
 func (c *qemuCopy) Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
 	at := c.exported.Load()
 	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
 	if i < 0 || at == nil {
 		return nil, fmt.Errorf("no disk %q is exported here", disk)
+	}
+	if at.Key != nil && c.disks[i].Format != blockrepl.Raw {
+		return c.l.images.Sums(ctx, c.disks[i], offset, length, c.dir)
 	}
 	content, err := blockrepl.OpenContent(ctx, c.disks[i], at.disks(), c.l.host.Dial)
 	if err != nil {
@@ -77,8 +87,11 @@ func (c *qemuCopy) Promote(ctx context.Context) error {
 	}
 	c.inColo.Store(false)
 	c.second.Store(false)
-	if err := c.clearQuickAck(ctx); err != nil {
-		c.log.Warn("quickack route", "err", err)
+	if err := c.endCredentials(ctx); err != nil {
+		c.log.Warn("replication key", "err", err)
+	}
+	if err := c.clearPaths(ctx); err != nil {
+		c.log.Warn("routes to the peer", "err", err)
 	}
 	return c.ensureRunning(ctx)
 }

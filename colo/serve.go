@@ -31,10 +31,20 @@ func (n *Node) compare(there NodeInfo) error {
 	if there.Accel != n.cfg.Accel {
 		return &PeerMismatchError{"the accelerator", n.cfg.Accel, there.Accel}
 	}
+	if there.Plain != n.cfg.Plain {
+		return &PeerMismatchError{"encryption of replication", encryption(n.cfg.Plain), encryption(there.Plain)}
+	}
 	if own := n.cfg.startedBy(); there.Starter != own {
 		return &PeerMismatchError{"what starts QEMU", starterName(own), starterName(there.Starter)}
 	}
 	return nil
+}
+
+func encryption(plain bool) string {
+	if plain {
+		return "off"
+	}
+	return "on"
 }
 
 func starterName(name string) string {
@@ -48,7 +58,7 @@ func (n *Node) servePrepare(ctx context.Context, r PrepareRequest) (PrepareReply
 	if err := n.alive(ctx); err != nil {
 		return PrepareReply{}, err
 	}
-	if err := n.compare(NodeInfo{QEMU: r.QEMU, Accel: r.Accel, Starter: r.Starter}); err != nil {
+	if err := n.compare(NodeInfo{QEMU: r.QEMU, Accel: r.Accel, Starter: r.Starter, Plain: r.Plain}); err != nil {
 		return PrepareReply{}, err
 	}
 	m, err := n.remember(r)
@@ -133,7 +143,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			Undo: m.discard,
 		},
 		{Name: "listen", Do: func(ctx context.Context) (err error) {
-			if a.reply.Endpoint, err = m.n.endpoint(a.Spec); err != nil {
+			if a.reply.Endpoint, err = m.n.endpoint(a.Spec, a.MPTCP); err != nil {
 				return err
 			}
 			return c.Listen(ctx, a.reply.Endpoint)
@@ -154,8 +164,8 @@ func syncedAt(rec state.VM, spec *Spec) uint64 {
 	return gen
 }
 
-// endpoint allocates the VM's ports and says where its standby listens.
-func (n *Node) endpoint(s *Spec) (Endpoint, error) {
+// endpoint allocates the VM's ports and says where its standby listens: on the first link that works, and with MPTCP on the others too.
+func (n *Node) endpoint(s *Spec, mptcp bool) (Endpoint, error) {
 	uses := []string{"migration", "nbd"}
 	for _, nic := range s.NICs {
 		uses = append(uses, "mirror-"+nic.Name, "compare-"+nic.Name)
@@ -165,6 +175,15 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	e := Endpoint{Host: n.cfg.Links[0].Address.String(), Migration: ports["migration"], NBD: ports["nbd"], NICs: map[string]NICPorts{}}
+	if paths := n.peerPaths(); len(paths) > 0 {
+		e.Host, e.Primary = paths[0].Host, paths[0].Primary
+		if mptcp && len(paths) > 1 && n.multipath() == nil {
+			e.MPTCP, e.More = true, paths[1:]
+		}
+	}
+	if !n.cfg.Plain {
+		e.Key = newKey()
+	}
 	if _, peer, err := n.partner(); err == nil {
 		for _, l := range peer.Links {
 			if l.Name == n.cfg.Links[0].Name {
@@ -178,14 +197,44 @@ func (n *Node) endpoint(s *Spec) (Endpoint, error) {
 	return e, nil
 }
 
+// peerPaths are the links to the peer, those that work first.
+func (n *Node) peerPaths() []Path {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat == nil {
+		return nil
+	}
+	st := n.beat.Status()
+	var up, down []Path
+	for _, own := range n.cfg.Links {
+		for _, far := range n.peerInfo.Links {
+			if own.Name != far.Name {
+				continue
+			}
+			p := Path{Host: own.Address.String(), Primary: far.Address.String()}
+			if st.Path(own.Name).Up {
+				up = append(up, p)
+			} else {
+				down = append(down, p)
+			}
+		}
+	}
+	return append(up, down...)
+}
+
 // ports returns the VM's ports. One that another program has taken meanwhile is given up for a free one; the VM's own QEMU must not run.
 func (n *Node) ports(vm string, uses []string) (map[string]int, error) {
 	free := func(port int) bool {
-		l, err := netns.Listen(n.ctx, n.cfg.Netns, "tcp", netip.AddrPortFrom(n.cfg.Links[0].Address, uint16(port)).String())
-		if err == nil {
-			_ = l.Close()
+		for _, link := range n.cfg.Links { // which will be used is known at the attach
+			l, err := netns.Listen(n.ctx, n.cfg.Netns, "tcp", netip.AddrPortFrom(link.Address, uint16(port)).String())
+			if err == nil {
+				_ = l.Close()
+			}
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return false
+			}
 		}
-		return !errors.Is(err, syscall.EADDRINUSE)
+		return true
 	}
 	ports, err := n.cfg.Records.Ports(vm, uses, free)
 	if err != nil {

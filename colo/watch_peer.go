@@ -1,10 +1,31 @@
 package colo
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/heartbeat"
 )
+
+// linksUp makes connections with MPTCP leave a link that is lost, and come back to it. When no link works all are left as they are.
+func (n *Node) linksUp(st heartbeat.Status) {
+	l, ok := n.launcher.(multipath)
+	if !ok || l.Multipath() != nil || len(n.cfg.Links) < 2 {
+		return
+	}
+	var up []netip.Addr
+	for _, link := range n.cfg.Links {
+		if st.Path(link.Name).Up {
+			up = append(up, link.Address)
+		}
+	}
+	if len(up) == 0 {
+		return
+	}
+	if err := l.LinksUp(n.ctx, up); err != nil {
+		n.cfg.Log.Warn("replication does not use the links that work", "node", n.cfg.Name, "err", err)
+	}
+}
 
 // watchPeer runs the heartbeats to the peer and tells every machine what they say.
 func (n *Node) watchPeer(mon *heartbeat.Monitor) {
@@ -14,6 +35,9 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 			if ev.Kind == heartbeat.PathBroken {
 				n.pathBroken(ev)
 				continue
+			}
+			if ev.Kind == heartbeat.PathUp || ev.Kind == heartbeat.PathDown {
+				n.linksUp(ev.Status)
 			}
 			n.cfg.Log.Info("heartbeat", "node", n.cfg.Name, "event", ev.String())
 			n.events.send(Event{Time: time.Now(), Node: n.cfg.Name, Kind: "peer", Text: ev.String(), Fields: map[string]any{"event": ev.Kind, "path": ev.Path}})

@@ -71,7 +71,7 @@ var documented = map[string]any{
 	"DiskStatus": colo.DiskStatus{}, "PlanStatus": colo.PlanStatus{}, "Progress": colo.Progress{}, "SyncResult": colo.SyncResult{}, "History": History{},
 	"Entry": state.Entry{}, "NumberedEvent": NumberedEvent{}, "Gap": Gap{}, "Request": Request{}, "StopRequest": StopRequest{}, "ResyncRequest": ResyncRequest{},
 	"FailoverRequest": FailoverRequest{}, "DryRun": DryRun{}, "Preview": colo.Preview{}, "OperationList": OperationList{}, "Operation": Operation{}, "OpStep": OpStep{},
-	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "PeerVM": colo.PeerVM{},
+	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "Path": colo.Path{}, "PeerVM": colo.PeerVM{},
 	"SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
 	"VerifyRequest": VerifyRequest{}, "Verify": state.Verify{},
 	"Record": arbiter.Record{}, "DropRequest": colo.DropRequest{}, "StartRequest": StartRequest{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},

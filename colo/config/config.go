@@ -43,6 +43,8 @@ type Config struct {
 	Ports    Ports    `yaml:"ports,omitempty"`   // of replication, TCP; 19000-19999
 	Peers    []Peer   `yaml:"peers,omitempty"`
 
+	Replication Replication `yaml:"replication,omitempty"`
+
 	Heartbeat   Heartbeat     `yaml:"heartbeat,omitempty"`
 	HangTimeout colo.Duration `yaml:"hang-timeout,omitempty"` // how long a QEMU may not answer, or a checkpoint last; 2s
 	Recovery    Recovery      `yaml:"recovery,omitempty"`
@@ -79,6 +81,11 @@ type Libvirt struct {
 type Link struct {
 	Name    string `yaml:"name"`
 	Address string `yaml:"address"`
+}
+
+// Replication is how disks, memory and packets go to the peer.
+type Replication struct {
+	Encryption string `yaml:"encryption,omitempty"` // on (default), or off on links that nobody else can reach; the same on both nodes
 }
 
 // Peer is the other node.
@@ -207,6 +214,7 @@ func (c *Config) setDefaults(dir string) {
 	}
 	setDefault(&c.QEMU.Accel, "kvm")
 	setDefault(&c.Launcher, LauncherColod)
+	setDefault(&c.Replication.Encryption, "on")
 	setDefault(&c.Ports, Ports{19000, 19999})
 	setDefault(&c.Heartbeat.Port, 7788)
 	setDefault(&c.Heartbeat.Interval, colo.Duration(100*time.Millisecond))
@@ -261,6 +269,9 @@ func (c *Config) Validate() error {
 	}
 	if c.QEMU.Accel != "kvm" && c.QEMU.Accel != "tcg" {
 		bad("qemu.accel", "%q: expected kvm or tcg", c.QEMU.Accel)
+	}
+	if e := c.Replication.Encryption; e != "on" && e != "off" {
+		bad("replication.encryption", "%q: expected on or off", e)
 	}
 	c.validateLauncher(bad)
 	if c.Ports.First < 1024 || c.Ports.Last > 65535 || c.Ports.Last-c.Ports.First < 8 {

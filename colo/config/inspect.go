@@ -79,6 +79,11 @@ func (c *Config) Inspect() []Finding {
 	for i, b := range c.Bridges {
 		out.add("bridge "+b, bridges[i], b, "make the bridge; it needs no address of its own")
 	}
+	var plain error
+	if c.Replication.Encryption == "off" {
+		plain = fmt.Errorf("off: whoever reaches TCP ports %d to %d on the links' addresses can read and write VMs' disks, memory and packets", c.Ports.First, c.Ports.Last)
+	}
+	out.add("encryption", plain, "replication is encrypted", "take replication: {encryption: off} out of both nodes' files, unless nobody else can reach the links")
 	out.add("gate", netcompare.Host{Netns: c.Netns}.CheckGate(context.Background()), "nftables can silence a tap by itself",
 		"use a kernel with nf_tables and its netdev family (CONFIG_NF_TABLES_NETDEV); without it ARP and IPv6 of a primary whose daemon stands still are not held")
 	if w := c.Watchdog.Device; w != "" {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -175,8 +176,8 @@ func (c *simCopy) Kill(ctx context.Context) error {
 	})
 }
 
-func (c *simCopy) Listen(ctx context.Context, _ colo.Endpoint) error {
-	return c.e.doOn(ctx, opQMP, c.p, ms, 5*ms, func() error { c.p.listening = true; return nil })
+func (c *simCopy) Listen(ctx context.Context, at colo.Endpoint) error {
+	return c.e.doOn(ctx, opQMP, c.p, ms, 5*ms, func() error { c.p.listening, c.p.key = true, at.Key; return nil })
 }
 
 func (c *simCopy) Promote(ctx context.Context) error {
@@ -219,6 +220,9 @@ func (c *simCopy) BitmapCovers(ctx context.Context) (dirty int64, ok bool, err e
 func (c *simCopy) standbyAt(to colo.Endpoint) (*proc, error) {
 	h, _ := c.e.w.hostAt(netip.MustParseAddr(to.Host))
 	if s := h.proc; s != nil && s.listening && h.up {
+		if !bytes.Equal(s.key, to.Key) { // of a standby that was dropped since
+			return nil, errors.New("handshake failed")
+		}
 		return s, nil
 	}
 	return nil, errors.New("connection refused")

@@ -26,9 +26,10 @@ type proc struct {
 	paused        bool // it stands still for a checkpoint
 	standby       bool // waits for a primary
 	listening     bool
-	mode          string // of COLO: none, primary, secondary; it stays after COLO was left by an error
-	overlay       bool   // the disk's image lacks what the overlays hold
-	retired       bool   // another copy has spoken since
+	key           colo.Key // of its listening sockets
+	mode          string   // of COLO: none, primary, secondary; it stays after COLO was left by an error
+	overlay       bool     // the disk's image lacks what the overlays hold
+	retired       bool     // another copy has spoken since
 	mem, view     image
 	ram           [clients]uint32
 	epoch         int           // counts the boots of the guest: what was in memory only ends with it

@@ -208,7 +208,8 @@ func (c *Copy) Checkpoint(context.Context) error                { return nil }
 func (c *Copy) Connect(context.Context, colo.Endpoint) error    { return nil }
 func (c *Copy) CopyMemory(context.Context, colo.Endpoint) error { return nil }
 
-func key(e colo.Endpoint) string { return fmt.Sprintf("%s:%d", e.Host, e.Migration) }
+// key tells standbys apart as QEMU does: who has another one's key does not get in.
+func key(e colo.Endpoint) string { return fmt.Sprintf("%s:%d %s", e.Host, e.Migration, []byte(e.Key)) }
 
 func (c *Copy) Listen(_ context.Context, at colo.Endpoint) error {
 	w := c.l.World
