@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,9 +52,8 @@ type qemuCopy struct {
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
 
-	bitmaps sync.Mutex   // held while bitmaps are moved or taken down
-	proven  atomic.Bool  // this daemon has proven COLO, and no write to the peer's disk has failed since
-	acked   []netip.Addr // peer addresses with a quickack route of ours
+	bitmaps sync.Mutex  // held while bitmaps are moved or taken down
+	proven  atomic.Bool // this daemon has proven COLO, and no write to the peer's disk has failed since
 	mode    blockrepl.Mode
 }
 
@@ -431,31 +429,6 @@ func (c *qemuCopy) Kill(ctx context.Context) error {
 	}
 	c.kill1.Do(func() { close(c.killed) })
 	c.l.forget(context.WithoutCancel(ctx), c.spec.Name)
-	if err := c.clearPaths(context.WithoutCancel(ctx)); err != nil {
-		c.log.Warn("routes to the peer", "err", err)
-	}
+	c.dropLinks(context.WithoutCancel(ctx))
 	return nil
-}
-
-// quickAck keeps the checkpoint's small messages to the peer from waiting for delayed ACKs. Without it everything works, only slower.
-func (c *qemuCopy) quickAck(ctx context.Context, host string) {
-	addr, err := netip.ParseAddr(host)
-	if err == nil {
-		err = c.l.host.QuickAck(ctx, addr)
-	}
-	if err != nil {
-		c.log.Warn("no quickack route to the peer: checkpoints take 40 ms longer", "peer", host, "err", err)
-		return
-	}
-	c.acked = append(c.acked, addr)
-}
-
-// clearPaths undoes what paths did.
-func (c *qemuCopy) clearPaths(ctx context.Context) error {
-	errs := []error{c.l.dropMPTCP(ctx, c.spec.Name)}
-	for _, a := range c.acked {
-		errs = append(errs, c.l.host.ClearQuickAck(ctx, a))
-	}
-	c.acked = nil
-	return errors.Join(errs...)
 }

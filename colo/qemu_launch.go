@@ -37,8 +37,8 @@ type qemuLauncher struct {
 	host    netcompare.Host
 	version string
 
-	noMPTCP error // why connections can't use several links
-	mptcp   sync.Mutex
+	noMPTCP error        // why connections can't use several links
+	links   sync.Mutex   // held while the kernel is told about them
 	up      []netip.Addr // links that work, as far as it is known
 }
 
@@ -393,16 +393,13 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if v.Mode == "primary" {
 		c.adoptComparer()
 	}
-	if acked, err := l.host.QuickAcks(ctx); err == nil {
-		c.acked = acked
-	}
 	return c, v, nil
 }
 
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)
 	dir := l.dir(s.Name)
-	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropMPTCP(ctx, s.Name)}
+	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropLinks(ctx, s.Name)}
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}

@@ -33,7 +33,7 @@ func (c *qemuCopy) BitmapCovers(ctx context.Context) (int64, bool, error) {
 
 func (c *qemuCopy) SyncDisks(ctx context.Context, r SyncRequest) error {
 	c.ending.Store(false)
-	c.paths(ctx, r.To, false)
+	c.useLinks(ctx, r.To, false)
 	if err := c.credentials(ctx, r.To.Key, "client"); err != nil {
 		return err
 	}
@@ -249,7 +249,8 @@ func (c *qemuCopy) Checkpoint(ctx context.Context) error {
 // main loop in the steps that follow.
 func (c *qemuCopy) Release(ctx context.Context) error {
 	if c.goneOff() {
-		return c.clearPaths(ctx)
+		c.dropLinks(ctx)
+		return nil
 	}
 	return c.unlessOff(ctx, c.release(ctx))
 }
@@ -286,7 +287,7 @@ func (c *qemuCopy) release(ctx context.Context) error {
 	c.mirror.Store(nil)
 	tidy("replication key", c.endCredentials(ctx))
 	errs = append(errs, c.ensureRunning(ctx))
-	tidy("routes to the peer", c.clearPaths(ctx))
+	c.dropLinks(ctx)
 	return errors.Join(errs...)
 }
 

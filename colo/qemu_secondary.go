@@ -28,7 +28,7 @@ func (e Endpoint) net() netcompare.Endpoint {
 }
 
 func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
-	c.paths(ctx, at, true)
+	c.useLinks(ctx, at, true)
 	if err := c.credentials(ctx, at.Key, "server"); err != nil {
 		return err
 	}
@@ -90,9 +90,7 @@ func (c *qemuCopy) Promote(ctx context.Context) error {
 	if err := c.endCredentials(ctx); err != nil {
 		c.log.Warn("replication key", "err", err)
 	}
-	if err := c.clearPaths(ctx); err != nil {
-		c.log.Warn("routes to the peer", "err", err)
-	}
+	c.dropLinks(ctx)
 	return c.ensureRunning(ctx)
 }
 

@@ -184,13 +184,6 @@ func (n *Node) endpoint(s *Spec, mptcp bool) (Endpoint, error) {
 	if !n.cfg.Plain {
 		e.Key = newKey()
 	}
-	if _, peer, err := n.partner(); err == nil {
-		for _, l := range peer.Links {
-			if l.Name == n.cfg.Links[0].Name {
-				e.Primary = l.Address.String()
-			}
-		}
-	}
 	for _, nic := range s.NICs {
 		e.NICs[nic.Name] = NICPorts{Mirror: ports["mirror-"+nic.Name], Compare: ports["compare-"+nic.Name]}
 	}
