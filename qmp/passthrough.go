@@ -79,7 +79,7 @@ func NewPassthrough(ctx context.Context, p Passthrough, timeout time.Duration, o
 	return Degraded{c, ended}, nil
 }
 
-// bridgeEnd is the client's end. Its reader learns why the bridge has ended.
+// bridgeEnd is the client's end. Who reads or writes learns why the bridge has ended.
 type bridgeEnd struct {
 	net.Conn
 	b *bridge
@@ -87,12 +87,21 @@ type bridgeEnd struct {
 
 func (e bridgeEnd) Read(p []byte) (int, error) {
 	n, err := e.Conn.Read(p)
-	if errors.Is(err, io.EOF) {
+	return n, e.why(err)
+}
+
+func (e bridgeEnd) Write(p []byte) (int, error) {
+	n, err := e.Conn.Write(p)
+	return n, e.why(err)
+}
+
+func (e bridgeEnd) why(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
 		if cause := e.b.cause(); cause != nil {
-			err = cause
+			return cause
 		}
 	}
-	return n, err
+	return err
 }
 
 // bridge speaks QMP, as a QEMU does, to a client of ours, and hands on what that says. It ends with the client.

@@ -47,6 +47,9 @@ func (c *Client) write(line []byte) error {
 	if _, err := c.conn.Write(line); err != nil {
 		return err
 	}
+	if c.direct == nil {
+		return nil
+	}
 	// A deadline that has passed would make direct writes fail.
 	return c.conn.SetWriteDeadline(time.Time{})
 }
