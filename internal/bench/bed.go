@@ -239,9 +239,10 @@ func (p *pair) Close() error {
 	if p.watch != nil {
 		<-p.watch.done
 	}
-	// Taps and overlays of killed QEMUs are left for whoever starts the VM again.
+	// Taps, their gates and overlays of killed QEMUs are left for whoever starts the VM again.
 	for _, name := range lab.NodeNames {
-		errs = append(errs, p.bed.host(name).DeleteTap(context.Background(), vm, nic()))
+		h := p.bed.host(name)
+		errs = append(errs, h.DeleteTap(context.Background(), vm, nic()), h.Unguard(context.Background(), nic()))
 	}
 	return errors.Join(errs...)
 }
