@@ -75,7 +75,7 @@ func (p *Peer) peerCall(ctx context.Context, limit time.Duration, k *call, in, o
 // say is do with the versions of both sides.
 func (p *Peer) say(ctx context.Context, k *call, out any) error {
 	k.header = http.Header{protocolHeader: {p.speaks.String()}}
-	var answer json.RawMessage
+	var answer []byte // empty where nothing is to be said
 	header, err := p.do(ctx, k, &answer)
 	var said *Error
 	if errors.As(err, &said) { // a refusal may mean something else there

@@ -49,6 +49,11 @@ func TestPeerErrors(t *testing.T) {
 	if err := p.ReportDead(ctx, colo.Report{VM: "web", From: "n1"}); !errors.Is(err, colo.ErrNothingToGoOn) || errors.Is(err, colo.ErrPeerUnreachable) {
 		t.Errorf("no copy there: %v", err)
 	}
+	rec, err := s.hosts["n2"].store.Get("web")
+	must(t, err)
+	if err := p.Confirm(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{"n1"}}); err != nil {
+		t.Errorf("what needs no answer: %v", err)
+	}
 	if vm, err := p.Inquire(ctx, "web"); err != nil || vm.State != colo.Stopped || vm.Running {
 		t.Errorf("inquire: %+v, %v", vm, err)
 	}
