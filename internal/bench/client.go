@@ -58,10 +58,10 @@ func (b *bed) requests(ctx context.Context, o scale) (gs []Group, err error) {
 	for _, with := range []struct {
 		suffix string
 		l      *load
-	}{{"", &protected}, {", comparer of streams", &stream}} {
+	}{{"", &protected}, {", stream", &stream}} {
 		first := len(gs)
 		gs = append(gs,
-			group("HTTP request, a new connection each"+with.suffix, alone.fresh, with.l.fresh),
+			group("HTTP request, new connection each"+with.suffix, alone.fresh, with.l.fresh),
 			group("HTTP request on a kept connection"+with.suffix, alone.kept, with.l.kept),
 			group("HTTP request with a write to disk"+with.suffix, alone.writes, with.l.writes),
 			Group{Name: fmt.Sprintf("HTTP download of %d MB%s", o.download/1e6, with.suffix), Left: "alone", Right: "protected", Note: fmt.Sprintf("medians of %d each", len(alone.download)),

@@ -37,15 +37,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "compare" { // the engine starts comparers of streams so
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		if err := comparer.Run(ctx, os.Args[2], slog.Default()); err != nil {
-			fmt.Fprintln(os.Stderr, "compare:", err)
-			os.Exit(1)
-		}
-		return
-	}
+	becomeComparer()
 	lab.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -63,6 +55,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
 	os.Exit(1)
+}
+
+// becomeComparer doesn't return in a process that the engine has started as the comparer of streams.
+func becomeComparer() {
+	if len(os.Args) != 3 || os.Args[1] != "compare" {
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	err := comparer.Run(ctx, os.Args[2], slog.Default())
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // scale says how much is measured.

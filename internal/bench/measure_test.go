@@ -58,6 +58,7 @@ func TestMeasure(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
+	becomeComparer()
 	lab.Main()
 	os.Exit(m.Run())
 }
