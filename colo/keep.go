@@ -110,6 +110,10 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 		}
 		var unexpected *UnexpectedEventError
 		away := errors.Is(err, arbiter.ErrUnreachable) || errors.Is(err, ErrPeerUnreachable) // comes back by itself
+		if errors.Is(err, ErrDiskOffline) { // a person brings it back, in minutes or in weeks
+			away = true
+			m.setOutlook("wait: " + err.Error())
+		}
 		if err != nil && ctx.Err() == nil && !away && !errors.As(err, &unexpected) {
 			if failed.note(now) {
 				m.giveUp(fmt.Sprintf("given up after %d failures within %s, a person is needed: %v", r.Attempts, r.Window, err))

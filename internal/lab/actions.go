@@ -73,7 +73,7 @@ var reprotected = Step{Name: "be protected again", Do: func(ctx context.Context,
 	}
 	r.Result.ReprotectMS = ms(took)
 	if status.Resync != nil {
-		r.Result.ResyncBytes = ptr(status.Resync.Copied)
+		r.Result.ResyncBytes, r.Result.ResyncMode, r.Result.ResyncMS = ptr(status.Resync.Copied), ptr(string(status.Resync.Mode)), ms(status.Resync.Took)
 		var disks int64
 		for _, d := range status.Disks {
 			disks += int64(d.Size)

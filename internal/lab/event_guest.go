@@ -27,7 +27,7 @@ func (r *Run) tellGuest(ctx context.Context, path string) error {
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body) // what it says doesn't matter
-	if resp.StatusCode != http.StatusAccepted {
+	if resp.StatusCode/100 != 2 {
 		return fmt.Errorf("the guest answers %s to %s", resp.Status, path)
 	}
 	return nil

@@ -39,6 +39,10 @@ type Options struct {
 	Links    int   // replication links; 1 when 0
 	Memory   int64 // of the guest, bytes; 256 MiB when 0
 	Disk     int64 // of the guest, bytes; 64 MiB when 0
+	// Data is the size of a second disk without a file system; none when 0. So much of it is Filled at first.
+	Data, Filled int64
+	// SyncSpeed limits a resync, in bytes a second for each disk; no limit when 0.
+	SyncSpeed int64
 	// HoldDown is how long a node that has returned must be well before a VM is protected by it again; the daemons' default when 0.
 	HoldDown time.Duration
 	// Dir is the lab's folder, which must not exist or be empty; [Root] is the place for it.
@@ -147,10 +151,14 @@ func (l *Lab) awaitPair(ctx context.Context) error {
 func poll(ctx context.Context, ok func() (bool, error)) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var err error
 	for {
-		done, err := ok()
+		done, e := ok()
 		if done {
 			return nil
+		}
+		if ctx.Err() == nil || err == nil { // what ended with ctx says nothing
+			err = e
 		}
 		select {
 		case <-tick.C:
@@ -165,7 +173,7 @@ func poll(ctx context.Context, ok func() (bool, error)) error {
 
 // Spec is the lab's VM. It is protected when that is asked for, and from then on by the daemons themselves.
 func (l *Lab) Spec() *colo.Spec {
-	return &colo.Spec{
+	s := &colo.Spec{
 		Name: VM, Memory: colo.Size(l.opts.Memory), VCPUs: 1, CPU: "qemu64",
 		Boot: colo.Boot{
 			Kernel: l.opts.Assets.Kernel, Initrd: l.opts.Assets.Initrd,
@@ -173,8 +181,12 @@ func (l *Lab) Spec() *colo.Spec {
 		},
 		Disks:      []colo.DiskSpec{{Name: "vda", File: "vda.raw", Format: "raw", Size: colo.Size(l.opts.Disk)}},
 		NICs:       []colo.NICSpec{{Name: "net0", Bridge: NodeBridge, MAC: guestMAC.String()}},
-		Protection: colo.ProtectionSpec{Level: colo.LevelNone, Comparer: l.opts.Comparer},
+		Protection: colo.ProtectionSpec{Level: colo.LevelNone, Comparer: l.opts.Comparer, SyncSpeed: colo.Size(l.opts.SyncSpeed)},
 	}
+	if l.opts.Data > 0 {
+		s.Disks = append(s.Disks, colo.DiskSpec{Name: dataDisk, File: dataFile, Format: "raw", Size: colo.Size(l.opts.Data)})
+	}
+	return s
 }
 
 // Boot makes the VM on a node, starts it there and returns when its services answer.
@@ -182,6 +194,11 @@ func (l *Lab) Boot(ctx context.Context, node string) error {
 	n := l.nodes[node]
 	if err := guest.FormatDisk(ctx, n.path("disks", "vda.raw"), l.opts.Disk); err != nil {
 		return err
+	}
+	if l.opts.Data > 0 {
+		if err := makeData(n.path("disks", dataFile), l.opts.Data, l.opts.Filled); err != nil {
+			return err
+		}
 	}
 	text, err := colo.MarshalSpec(l.Spec())
 	if err != nil {

@@ -54,6 +54,15 @@ type Result struct {
 	ResyncBytes *int64   `json:"resync_bytes"`
 	DiskBytes   *int64   `json:"disk_bytes"`
 	ReprotectMS *float64 `json:"reprotect_ms"`
+	// How that resync was done, and how long it took, without the hold-down.
+	ResyncMode *string  `json:"resync_mode"`
+	ResyncMS   *float64 `json:"resync_ms"`
+	// A full resync for comparison; how much differed before the resync, in blocks of 64 KiB. Only in scenarios that are about that.
+	FullBytes   *int64   `json:"full_bytes"`
+	FullMS      *float64 `json:"full_ms"`
+	DifferBytes *int64   `json:"differ_bytes"`
+	// Bytes of the halves that differ at the end.
+	HalvesDiffer *int64 `json:"halves_differ"`
 
 	Checkpoints          *int64   `json:"checkpoints"`
 	CheckpointPauseP50MS *float64 `json:"checkpoint_pause_p50_ms"`
@@ -157,6 +166,11 @@ func cell(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "-"
+	case *string:
+		if v == nil {
+			return "-"
+		}
+		return *v
 	case *float64:
 		if v == nil {
 			return "-"

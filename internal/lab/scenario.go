@@ -21,9 +21,11 @@ type Scenario struct {
 	Cycles bool
 	// Disk is the size of the guest's disk in bytes; 0 is the lab's default.
 	Disk int64
+	// Data is the size of a second disk of which so much is Filled, see [Options]; SyncSpeed limits resyncs.
+	Data, Filled, SyncSpeed int64
 	// Told says that the scenario tells its own story on standard output.
 	Told bool
-	// Boots is how often the guest boots in it; once when 0. When it is more, connections need not survive.
+	// Boots is how often the guest boots in it: once when 0, as often as it comes when [AnyBoots]. Unless it is once, connections need not survive.
 	Boots int
 	// SmallState and Clock are what the lab needs besides: state folders that can be filled, daemons whose clocks can be set.
 	SmallState, Clock bool
@@ -81,6 +83,7 @@ type Run struct {
 	healed      time.Time              // when nothing was missing any more that the VM can't be protected without
 	outage      loss                   // one that several steps are about
 	extra       []*Track               // drawn beside the clients' own
+	load        *load                  // nil unless there was one
 }
 
 // loss is one loss and what was measured of it.
@@ -104,6 +107,7 @@ type RunOptions struct {
 // what makes a result impossible: an interruption, or a machine that can't run a lab.
 func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	o.Lab.Disk, o.Lab.SmallState = s.Disk, s.SmallState
+	o.Lab.Data, o.Lab.Filled, o.Lab.SyncSpeed = s.Data, s.Filled, s.SyncSpeed
 	if s.Libvirt {
 		o.Lab.Launcher = config.LauncherLibvirt
 	}
@@ -122,6 +126,9 @@ func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	}
 	r.Lab = l
 	err = r.steps(ctx, s.Steps(Params{N: max(o.N, 1), For: o.For}))
+	if r.load != nil {
+		r.load.end() // a second time after a good run
+	}
 	if r.Clients != nil {
 		r.Clients.Abort() // after a good run they have ended already
 	}
@@ -253,7 +260,7 @@ const baseline = 3 * time.Second
 // check applies what must hold in every scenario, then the scenario's own.
 func (r *Run) check() error {
 	var errs []error
-	if _, broken := r.Clients.Connections(); len(broken) > 0 && r.Scenario.Boots < 2 {
+	if _, broken := r.Clients.Connections(); len(broken) > 0 && (r.Scenario.Boots == 0 || r.Scenario.Boots == 1) {
 		errs = append(errs, broken...)
 	}
 	for _, c := range r.Scenario.checks() {
@@ -266,8 +273,15 @@ func (r *Run) check() error {
 
 // checks are all that a result of the scenario is held against.
 func (s *Scenario) checks() []Check {
-	return slices.Concat(alwaysTrue, []Check{boots(max(s.Boots, 1))}, s.Checks)
+	want := s.Boots
+	if want == 0 {
+		want = 1
+	}
+	return slices.Concat(alwaysTrue, []Check{boots(want)}, s.Checks)
 }
+
+// AnyBoots is for a scenario in which chance decides how often the guest boots.
+const AnyBoots = -1
 
 // boots counts those of the guest that have answered.
 func boots(want int) Check {
@@ -275,7 +289,7 @@ func boots(want int) Check {
 		switch {
 		case r.Boots == nil:
 			return errors.New("the guest never answered")
-		case *r.Boots != want:
+		case *r.Boots != want && want != AnyBoots:
 			return fmt.Errorf("%d boots of the guest have answered, not %d", *r.Boots, want)
 		}
 		return nil

@@ -16,7 +16,8 @@ import (
 func TestScenarioNames(t *testing.T) {
 	want := strings.Fields(`kill-primary-qemu kill-secondary-qemu freeze-primary freeze-secondary cut-link power-off-primary power-off-secondary
 		switchover ping-pong story power-off-both power-off-both-one-returns kill-colod freeze-colod partition isolate-primary lose-arbiter
-		arbiter-and-link slow-link clock-jump full-disk guest-reboot guest-shutdown flap`)
+		arbiter-and-link slow-link clock-jump full-disk guest-reboot guest-shutdown flap
+		restart-libvirtd disk-error-primary disk-error-secondary slow-disk resync-interrupted dirty-1pct crash-resync verify-corruption`)
 	var got []string
 	for _, s := range Scenarios {
 		got = append(got, s.Name)
@@ -47,6 +48,10 @@ func TestScenariosCompareTheWrites(t *testing.T) {
 				if !strings.Contains(text, want) {
 					t.Errorf("%s: no step %q in %s", s.Name, want, text)
 				}
+			}
+			// The story ends with one host.
+			if !s.Told && !strings.HasSuffix(text, halves.Name) {
+				t.Errorf("%s: the halves are not compared at the end of %s", s.Name, text)
 			}
 			if again := strings.Count(text, reprotected.Name); s.Cycles && again != n {
 				t.Errorf("%s: %d cycles, asked for %d", s.Name, again, n)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo/api"
 )
 
@@ -78,6 +79,36 @@ var Scenarios = []Scenario{
 		Steps: func(p Params) []Step { return once(flap(p.or(time.Minute)))(p) },
 	},
 	{Name: "restart-libvirtd", Summary: "libvirt starts the QEMUs, and is restarted under protection", Libvirt: true, Steps: quietly(restartLibvirt)},
+	{
+		Name: "disk-error-primary", Summary: "writes to the primary's own disk fail",
+		Steps: once(lose(primary, "writes to the disk of the primary's host fail", failDisk), takeBack),
+	},
+	{
+		Name: "disk-error-secondary", Summary: "writes to the secondary's disk fail",
+		Steps: once(lose(secondary, "writes to the disk of the secondary's host fail", failDisk), stayOut, takeBack),
+	},
+	{
+		Name: "slow-disk", Summary: "the secondary's disk is slow for a while (--for), then the primary's",
+		Steps: func(p Params) []Step { return quietly(slowDisks(p.or(10 * time.Second)))(p) },
+	},
+	{
+		Name: "resync-interrupted", Summary: "processes are killed at random moments of resyncs", Boots: AnyBoots,
+		Data: 64 << 20, Filled: 64 << 20, SyncSpeed: 16 << 20, Steps: interruptedResync,
+	},
+	{
+		Name: "dirty-1pct", Summary: "1 % of a disk of 4 GiB is rewritten while the peer is away", Data: 4 << 30, Filled: 1 << 30,
+		Checks: []Check{resynced(blockrepl.Bitmap), sentAtMost("the disks", func(r *Result) *int64 { return r.DiskBytes }, most/rewriteShare)},
+		Steps: quietly(lose(secondary, "the secondary's host loses power", powerOff), rewriteWhileAway, powerOn, reprotected, mirrorAll),
+	},
+	{
+		Name: "crash-resync", Summary: "the primary's host loses power under write load", Data: 512 << 20, Filled: 256 << 20,
+		Checks: []Check{resynced(blockrepl.Checksum), sentAtMost("what differed", func(r *Result) *int64 { return r.DifferBytes }, most)},
+		Steps: once(beginLoad, lose(primary, "the primary's host loses power", powerOff), endLoad, powerOn),
+	},
+	{
+		Name: "verify-corruption", Summary: "a byte of the secondary's half changes, is found and repaired",
+		Data: 64 << 20, Filled: 64 << 20, Steps: quietly(corruption),
+	},
 }
 
 func (p Params) or(d time.Duration) time.Duration {
@@ -93,7 +124,7 @@ func once(event ...Step) func(Params) []Step { return quietly(append(event, repr
 // quietly is the shape of a scenario whose event ends with the VM protected.
 func quietly(event ...Step) func(Params) []Step {
 	return func(Params) []Step {
-		return slices.Concat([]Step{boot, clients, protect, moreClients, settle}, event, []Step{settle, finish})
+		return slices.Concat([]Step{boot, clients, protect, moreClients, settle}, event, []Step{settle, finish, halves})
 	}
 }
 
@@ -109,7 +140,7 @@ func pingPong(p Params) []Step {
 	for i := range p.N {
 		steps = slices.Concat(steps, events[i%len(events)], []Step{reprotected, settle})
 	}
-	return append(steps, finish)
+	return append(steps, finish, halves)
 }
 
 func kill(ctx context.Context, _ *Run, n *Node) error   { return n.KillQEMU(ctx) }

@@ -9,7 +9,7 @@
 //	colo.gw=10.77.0.1       default gateway
 //
 // /dev/vda, if there is one, is mounted as ext4 on /data; the service's log
-// lives there. When all services accept clients it writes one line to the
+// lives there. /dev/vdb, if there is one, is written to as it is. When all services accept clients it writes one line to the
 // console: GUEST-READY and the boot id. As process 1 it must not end: after an
 // error it writes GUEST-FAILED with the reason and switches the machine off.
 //
@@ -94,7 +94,11 @@ func run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return serve(strings.TrimSpace(string(bootID)), counter)
+	raw, err := service.OpenRawDisk("/dev/vdb")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	return serve(strings.TrimSpace(string(bootID)), counter, raw)
 }
 
 // openDisk mounts the first disk and opens the counter on it. Without a disk
@@ -109,7 +113,7 @@ func openDisk() (*service.Counter, error) {
 	return service.OpenCounter(filepath.Join(dataDir, "counter.log"))
 }
 
-func serve(bootID string, counter *service.Counter) (int, error) {
+func serve(bootID string, counter *service.Counter, raw *service.RawDisk) (int, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	down := make(chan int, 1)
@@ -127,6 +131,7 @@ func serve(bootID string, counter *service.Counter) (int, error) {
 			BootID:   bootID,
 			Started:  time.Now(),
 			Counter:  counter,
+			Raw:      raw,
 			Reboot:   ask(unix.LINUX_REBOOT_CMD_RESTART),
 			PowerOff: ask(unix.LINUX_REBOOT_CMD_POWER_OFF),
 		}).Handler(),

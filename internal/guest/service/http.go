@@ -30,12 +30,15 @@ const MaxCPU = 60 * time.Second
 //	GET  /blob?size=N&seed=N      a blob, with byte ranges
 //	GET  /cpu?ms=N                computes for that long, then answers
 //	GET  /time                    the guest's clock, RFC 3339
+//	POST /raw?offset=N&size=N&seed=N  writes a blob to the second disk and flushes it
 //	POST /reboot, POST /poweroff  answers, then acts
 type HTTP struct {
 	BootID  string
 	Started time.Time
 	// Counter is nil in a guest without a disk: /counter and /log then answer 503.
 	Counter *Counter
+	// Raw is nil in a guest without a second disk: /raw then answers 503.
+	Raw *RawDisk
 	// Reboot and PowerOff are called after the answer was sent. Nil: 501.
 	Reboot, PowerOff func()
 }
@@ -52,6 +55,7 @@ func (s *HTTP) Handler() http.Handler {
 	mux.HandleFunc("GET /time", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, time.Now().UTC().Format(time.RFC3339Nano))
 	})
+	mux.HandleFunc("POST /raw", s.raw)
 	mux.HandleFunc("POST /reboot", power(s.Reboot))
 	mux.HandleFunc("POST /poweroff", power(s.PowerOff))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
