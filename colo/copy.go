@@ -20,6 +20,14 @@ type Endpoint struct {
 	Key       Key                 `json:"key,omitempty"`  // of all its connections; they are not encrypted without
 }
 
+// Replication is how a copy's memory, disks and packets go to the peer at this moment: what its QEMU says of encryption, and the kernel of its connections.
+type Replication struct {
+	Encrypted   bool     `json:"encrypted"`
+	Connections int      `json:"connections"`
+	MPTCP       bool     `json:"mptcp"` // all of them can use several links
+	Links       []string `json:"links"` // that work and carry each of them
+}
+
 // Path is another link that leads to a standby.
 type Path struct {
 	Host    string `json:"host"`

@@ -2,6 +2,7 @@ package colo
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ func TestKeyIsNotPrinted(t *testing.T) {
 	var log bytes.Buffer
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", a)
 	for _, text := range []string{fmt.Sprint(e), fmt.Sprintf("%+v %#v %x %q %d", e, e, a, a, a), fmt.Sprint(&e, PrepareReply{Endpoint: e}), log.String()} {
-		for _, form := range []string{string(a), fmt.Sprintf("%x", []byte(a)), fmt.Sprint([]byte(a)), fmt.Sprintf("%d, %d", a[0], a[1])} {
+		for _, form := range []string{string(a), hex.EncodeToString(a), fmt.Sprintf("%d", []byte(a)), fmt.Sprintf("%d, %d", a[0], a[1])} {
 			if strings.Contains(text, form) {
 				t.Errorf("a key is printed: %s", text)
 			}

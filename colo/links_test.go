@@ -1,6 +1,7 @@
 package colo_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -29,11 +30,29 @@ func TestLinks(t *testing.T) {
 	first, err := n1.Status(ctx, "web")
 	must(t, err)
 	count := first.Checkpoints.Count
+	over := func(links ...string) {
+		t.Helper()
+		for name, n := range p.nodes { // what the kernel and QEMU say, on both sides
+			for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+				s, err := n.Status(ctx, "web")
+				must(t, err)
+				r := s.Replication
+				if r != nil && r.Encrypted && r.MPTCP && r.Connections >= 4 && slices.Equal(r.Links, links) {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatalf("%s: %s, replication %+v, expected over %v", name, s.State, r, links)
+				}
+			}
+		}
+	}
+	over("link0", "link1")
 	for _, lost := range []int{0, 1, 0} {
 		must(t, p.top.Links[lost].Cut(lab.CutSilent))
 		time.Sleep(4 * time.Second) // longer than a checkpoint may take
+		over([]string{"link1", "link0"}[lost])
 		must(t, p.top.Links[lost].Restore())
-		time.Sleep(2 * time.Second) // heartbeats notice it
+		over("link0", "link1")
 		s, err := n1.Status(ctx, "web")
 		must(t, err)
 		if s.State != colo.Protected || s.Generation != first.Generation || s.Checkpoints.Count <= count {

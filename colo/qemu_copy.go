@@ -52,6 +52,8 @@ type qemuCopy struct {
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
 
+	encrypted atomic.Pointer[bool] // what QEMU says of this COLO; nil before it was asked
+
 	bitmaps sync.Mutex  // held while bitmaps are moved or taken down
 	proven  atomic.Bool // this daemon has proven COLO, and no write to the peer's disk has failed since
 	mode    blockrepl.Mode
@@ -217,6 +219,7 @@ func (c *qemuCopy) follow(sub *qmp.Subscription) {
 			switch {
 			case d.Status == "colo" && !c.inColo.Load():
 				c.cp.reset()
+				c.encrypted.Store(nil)
 				c.inColo.Store(true)
 				if err := c.removeKey(); err != nil { // all that had to connect has
 					c.log.Warn("the replication's key was not removed", "err", err)

@@ -207,6 +207,73 @@ func (l *qemuLauncher) setLimits(ctx context.Context, used bool) error {
 	return os.Remove(file)
 }
 
+// replicates is what a copy can tell of its connections to the peer.
+type replicates interface {
+	Replication(ctx context.Context) (*Replication, error)
+}
+
+// replication is nil for a copy that has no replication or can't tell of it.
+func (m *machine) replication(ctx context.Context, s State) *Replication {
+	c, ok := m.current().(replicates)
+	if !ok || s != Protected && s != Secondary {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, verdictTimeout)
+	defer cancel()
+	r, err := c.Replication(ctx)
+	if err != nil {
+		m.log.Warn("how the VM is replicated can't be told", "err", err)
+		return nil
+	}
+	m.n.mu.Lock()
+	defer m.n.mu.Unlock()
+	if m.n.beat != nil { // a path on which nothing is to be sent doesn't notice that its link is lost
+		down := m.n.beat.Status().Down()
+		r.Links = slices.DeleteFunc(r.Links, func(l string) bool { return slices.Contains(down, l) })
+	}
+	return r
+}
+
+func (c *qemuCopy) Replication(ctx context.Context) (*Replication, error) {
+	conns, err := c.l.host.Connections(ctx, c.proc.pid)
+	if err != nil {
+		return nil, err
+	}
+	crypt := c.encrypted.Load()
+	if crypt == nil { // it does not change while COLO runs
+		var params struct {
+			Creds string `json:"tls-creds"`
+		}
+		if err := c.main.QueryMigrateParameters(ctx, &params); err != nil {
+			return nil, err
+		}
+		crypt = new(params.Creds == credsID)
+		c.encrypted.Store(crypt)
+	}
+	r := &Replication{Encrypted: *crypt, MPTCP: true, Links: []string{}}
+	carries := map[string]int{}
+	for _, conn := range conns {
+		var used []string
+		for _, link := range c.l.cfg.Links {
+			if slices.Contains(conn.Local, link.Address) {
+				used = append(used, link.Name)
+				carries[link.Name]++
+			}
+		}
+		if len(used) > 0 { // the guest's user-mode network has others
+			r.Connections++
+			r.MPTCP = r.MPTCP && conn.MPTCP
+		}
+	}
+	r.MPTCP = r.MPTCP && r.Connections > 0
+	for _, link := range c.l.cfg.Links {
+		if n := carries[link.Name]; n > 0 && n == r.Connections {
+			r.Links = append(r.Links, link.Name)
+		}
+	}
+	return r, nil
+}
+
 // useLinks makes what goes to the peer quick, and use all links when the standby says so.
 func (c *qemuCopy) useLinks(ctx context.Context, e Endpoint, standby bool) {
 	u := linkUse{MPTCP: e.MPTCP, Listens: standby}

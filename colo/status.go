@@ -30,6 +30,7 @@ type Status struct {
 	PeerAlive   bool            `json:"peer_alive"`
 	PID         int             `json:"pid"` // of QEMU; 0 when none runs here
 	Checkpoints CheckpointStats `json:"checkpoints"`
+	Replication *Replication    `json:"replication,omitempty"` // nil when there is none, or when it can't be told
 	Disks       []DiskStatus    `json:"disks"`
 	Plan        *PlanStatus     `json:"plan,omitempty"`
 	Progress    *Progress       `json:"progress,omitempty"`
@@ -57,6 +58,7 @@ func (n *Node) Status(ctx context.Context, vm string) (Status, error) {
 		return Status{}, err
 	}
 	s := m.status()
+	s.Replication = m.replication(ctx, s.State)
 	s.Verdict = m.verdict(ctx, s)
 	return s, nil
 }

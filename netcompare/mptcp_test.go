@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,11 +124,43 @@ func TestPaths(t *testing.T) {
 		p.link(lost, false)
 		p.exchange(0) // the kernel finds out by itself
 		p.announce(1 - lost)
-		p.exchange(3 * time.Second)
+		p.exchange(10 * time.Second)
 		p.link(lost, true)
 		p.announce(0, 1)
-		p.exchange(3 * time.Second)
+		p.exchange(10 * time.Second)
 	}
+}
+
+// TestConnections: the kernel tells over which links a connection goes.
+func TestConnections(t *testing.T) {
+	p := newPaths(t)
+	near := func(links ...int) (out []netip.Addr) {
+		for _, i := range links {
+			out = append(out, netip.AddrFrom4([4]byte{10, 90 + byte(i), 0, 1}))
+		}
+		return out
+	}
+	await := func(want []netip.Addr) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) { // the kernel doesn't say when it has opened a path
+			all, err := p.host["n1"].Connections(t.Context(), os.Getpid())
+			must(t, err)
+			if len(all) == 1 {
+				slices.SortFunc(all[0].Local, netip.Addr.Compare)
+				if all[0].MPTCP && slices.Equal(all[0].Local, want) {
+					return
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatalf("connections %+v, expected one over %v", all, want)
+			}
+		}
+	}
+	await(near(0, 1))
+	p.announce(0)
+	await(near(0))
+	p.announce(0, 1)
+	await(near(0, 1))
 }
 
 // TestAnnounce: what others have made stays, and what we have made goes.

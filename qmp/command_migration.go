@@ -105,6 +105,11 @@ func (c *Client) MigrateSetParameters(ctx context.Context, params any) error {
 	return c.Execute(ctx, "migrate-set-parameters", params, nil)
 }
 
+// QueryMigrateParameters decodes the parameters of the migration into out, by QEMU's names.
+func (c *Client) QueryMigrateParameters(ctx context.Context, out any) error {
+	return c.Execute(ctx, "query-migrate-parameters", nil, out)
+}
+
 // Migrate starts a migration. QEMU tells its course by MIGRATION events if the
 // capability "events" is on.
 func (c *Client) Migrate(ctx context.Context, to ...Channel) error {

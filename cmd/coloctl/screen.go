@@ -122,6 +122,9 @@ func (v *vmReport) draw(b *strings.Builder, now time.Time) {
 	if s := v.primary(); s != nil {
 		wide(b, "  checkpoints", checkpointText(s, v.Rate), 2)
 	}
+	if s := v.primary(); s != nil && s.Replication != nil {
+		wide(b, "  replication", replicationText(s.Replication), 2)
+	}
 	for _, h := range v.Halves {
 		if h.Has() {
 			drawDoing(b, h.Status)
@@ -216,6 +219,24 @@ func nicCell(s colo.State, n colo.NICSpec) string {
 		return n.Bridge
 	}
 	return "none"
+}
+
+func replicationText(r *colo.Replication) string {
+	text := "NOT encrypted"
+	if r.Encrypted {
+		text = "encrypted"
+	}
+	switch {
+	case len(r.Links) == 0:
+		text += ", no link carries all of it"
+	case len(r.Links) > 1:
+		text += ", by " + strings.Join(r.Links, " and ") + " at once"
+	case r.MPTCP:
+		text += ", by " + r.Links[0] + " alone, others can join"
+	default:
+		text += ", by " + r.Links[0] + " alone"
+	}
+	return text
 }
 
 func checkpointText(s *colo.Status, rate float64) string {

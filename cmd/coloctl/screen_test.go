@@ -42,6 +42,19 @@ func mute(node string, err error) half {
 	return half{Node: node, Err: err, Error: err.Error(), Target: &target{Name: node}}
 }
 
+func TestReplicationText(t *testing.T) {
+	for want, r := range map[string]colo.Replication{
+		"encrypted, by link0 and link1 at once":      {Encrypted: true, MPTCP: true, Links: []string{"link0", "link1"}},
+		"encrypted, by link0 alone":                  {Encrypted: true, Links: []string{"link0"}},
+		"encrypted, by link1 alone, others can join": {Encrypted: true, MPTCP: true, Links: []string{"link1"}},
+		"NOT encrypted, no link carries all of it":   {Links: []string{}},
+	} {
+		if got := replicationText(&r); got != want {
+			t.Errorf("%q instead of %q", got, want)
+		}
+	}
+}
+
 func TestVerifyCell(t *testing.T) {
 	for want, r := range map[string]state.Verify{
 		"64MiB equal, 2s ago":                           {Compared: 64 << 20},
@@ -80,6 +93,7 @@ var testNICs = []colo.NICSpec{{Name: "net0", Bridge: "br0"}, {Name: "net1", Brid
 func protectedReport() *report {
 	a := full(at("alpha", colo.Protected), 3*time.Hour+12*time.Minute)
 	a.Status.Checkpoints = colo.CheckpointStats{Count: 123456, PauseP50: 4100 * time.Microsecond, PauseP99: 12 * time.Millisecond, Last: testNow.Add(-80 * time.Millisecond)}
+	a.Status.Replication = &colo.Replication{Encrypted: true, Connections: 6, MPTCP: true, Links: []string{"repl0", "repl1"}}
 	a.Status.Verify = &state.Verify{Ended: testNow.Add(-49 * time.Hour), Compared: 120 << 30}
 	b := full(at("beta", colo.Secondary), 3*time.Hour+12*time.Minute)
 	return &report{Time: testNow, Nodes: []nodeReport{testNode("alpha", "beta"), testNode("beta", "alpha")},

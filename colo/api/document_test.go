@@ -66,7 +66,7 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 var documented = map[string]any{
 	"ErrorBody": ErrorBody{}, "Refusal": Refusal{}, "FieldBody": FieldBody{}, "Difference": Difference{}, "Health": Health{}, "HealthItem": HealthItem{},
 	"NodeStatus": NodeStatus{}, "Caller": Caller{}, "NodeInfo": colo.NodeInfo{}, "Link": colo.Link{}, "PeerStatus": colo.PeerStatus{},
-	"LinkStatus": colo.LinkStatus{}, "VMList": VMList{}, "VM": VM{}, "Spec": colo.Spec{}, "Boot": colo.Boot{}, "DiskSpec": colo.DiskSpec{}, "NICSpec": colo.NICSpec{},
+	"LinkStatus": colo.LinkStatus{}, "Replication": colo.Replication{}, "VMList": VMList{}, "VM": VM{}, "Spec": colo.Spec{}, "Boot": colo.Boot{}, "DiskSpec": colo.DiskSpec{}, "NICSpec": colo.NICSpec{},
 	"ProtectionSpec": colo.ProtectionSpec{}, "Status": colo.Status{}, "Verdict": colo.Verdict{}, "CheckpointStats": colo.CheckpointStats{},
 	"DiskStatus": colo.DiskStatus{}, "PlanStatus": colo.PlanStatus{}, "Progress": colo.Progress{}, "SyncResult": colo.SyncResult{}, "History": History{},
 	"Entry": state.Entry{}, "NumberedEvent": NumberedEvent{}, "Gap": Gap{}, "Request": Request{}, "StopRequest": StopRequest{}, "ResyncRequest": ResyncRequest{},

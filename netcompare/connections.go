@@ -1,0 +1,136 @@
+package netcompare
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/coloctl/coloctl/internal/netns"
+)
+
+// Connection is an open TCP connection of a process, as the kernel tells it.
+type Connection struct {
+	// Local are this host's addresses on the paths that carry it: one, or with MPTCP that of each path that is open. A path on which the kernel has sent the
+	// same again and again in vain is left out.
+	Local []netip.Addr
+	MPTCP bool
+}
+
+// Numbers of linux/sock_diag.h and inet_diag.h.
+const (
+	sockDiagByFamily = 20
+	tcpEstablished   = 1
+	diagInfo         = 2  // attributes of a socket: struct tcp_info
+	diagULP          = 19 // what lies above it, by its name; told only with diagInfo
+	diagSize         = 72 // struct inet_diag_msg
+	backoffOffset    = 4  // in struct tcp_info: how often in a row the time to send again was doubled
+	mostBackoff      = 1
+)
+
+// Connections lists the established connections of a process between two hosts. It sees those of an own user only, unless it may change the network.
+func (h Host) Connections(ctx context.Context, pid int) ([]Connection, error) {
+	inodes, err := socketsOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	found := map[uint32]Connection{}
+	err = netns.Do(h.Netns, func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			all, err := established(family)
+			if err != nil {
+				return err
+			}
+			for _, s := range all {
+				if !inodes[s.inode] || s.local.IsLoopback() {
+					continue
+				}
+				c := found[s.inode]
+				c.MPTCP = c.MPTCP || s.path
+				if s.backoff <= mostBackoff && !slices.Contains(c.Local, s.local) {
+					c.Local = append(c.Local, s.local)
+				}
+				found[s.inode] = c
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, &HostError{Op: "list connections of", Link: fmt.Sprintf("process %d", pid), Netns: h.Netns, Err: err}
+	}
+	return slices.Collect(maps.Values(found)), nil
+}
+
+// socketsOf are the inode numbers of a process's sockets.
+func socketsOf(pid int) (map[uint32]bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint32]bool{}
+	for _, f := range files {
+		var inode uint32
+		if to, err := os.Readlink(filepath.Join(dir, f.Name())); err == nil { // closed meanwhile
+			if _, err := fmt.Sscanf(to, "socket:[%d]", &inode); err == nil {
+				out[inode] = true
+			}
+		}
+	}
+	return out, nil
+}
+
+// socket is one that is established.
+type socket struct {
+	local   netip.Addr
+	inode   uint32 // of the file that it belongs to; all paths of an MPTCP connection have the same
+	path    bool   // of an MPTCP connection
+	backoff uint8
+}
+
+func established(family uint8) ([]socket, error) {
+	req := nl.NewNetlinkRequest(sockDiagByFamily, unix.NLM_F_DUMP)
+	head := make([]byte, 56) // struct inet_diag_req_v2
+	head[0], head[1], head[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
+	binary.NativeEndian.PutUint32(head[4:], 1<<tcpEstablished)
+	req.AddRawData(head)
+	msgs, err := req.Execute(unix.NETLINK_INET_DIAG, sockDiagByFamily)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]socket, len(msgs))
+	for i, m := range msgs {
+		if len(m) < diagSize {
+			return nil, fmt.Errorf("the kernel's answer has %d bytes", len(m))
+		}
+		s := socket{local: netip.AddrFrom4([4]byte(m[8:12])), inode: binary.NativeEndian.Uint32(m[68:])}
+		if family == unix.AF_INET6 {
+			s.local = netip.AddrFrom16([16]byte(m[8:24])).Unmap()
+		}
+		attrs, err := nl.ParseRouteAttr(m[diagSize:])
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range attrs {
+			switch kind := a.Attr.Type &^ unix.NLA_F_NESTED; {
+			case kind == diagULP:
+				s.path = bytes.Contains(a.Value, []byte("mptcp\x00"))
+			case kind == diagInfo && len(a.Value) > backoffOffset:
+				s.backoff = a.Value[backoffOffset]
+			}
+		}
+		out[i] = s
+	}
+	return out, nil
+}
