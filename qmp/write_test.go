@@ -63,11 +63,12 @@ func TestWriteAfterDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.conn.Close()
+	c.direct = newDirectWriter(c.conn)
 	if err := c.write([]byte("a\n")); err != nil {
 		t.Fatal(err)
 	}
 	<-time.After(5 * time.Millisecond)
-	if n := newDirectWriter(c.conn).write([]byte("b\n")); n != 2 {
+	if n := c.direct.write([]byte("b\n")); n != 2 {
 		t.Errorf("wrote %d bytes", n)
 	}
 }
