@@ -46,6 +46,10 @@ type Result struct {
 	// From the loss until the last frame of the copy that did not go on; only where both hosts lived on.
 	SilentMS *float64 `json:"silent_ms"`
 
+	// Kinds of attempts that somebody without a key has made, and how many attempts got him anything; only in the scenario that is about it.
+	Attempts   *int `json:"attempts"`
+	Intrusions *int `json:"intrusions"`
+
 	// How long the first protection took, and how long the guest stood still in it.
 	ProtectMS      *float64 `json:"protect_ms"`
 	ProtectPauseMS *float64 `json:"protect_pause_ms"`

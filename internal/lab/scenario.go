@@ -29,6 +29,8 @@ type Scenario struct {
 	Boots int
 	// SmallState and Clock are what the lab needs besides: state folders that can be filled, daemons whose clocks can be set.
 	SmallState, Clock bool
+	// Links is how many it needs at least; one when 0.
+	Links int
 	// Libvirt says that libvirt has to start the QEMUs.
 	Libvirt bool
 	// Steps are done in order. A step that fails ends the run.
@@ -108,6 +110,7 @@ type RunOptions struct {
 func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	o.Lab.Disk, o.Lab.SmallState = s.Disk, s.SmallState
 	o.Lab.Data, o.Lab.Filled, o.Lab.SyncSpeed = s.Data, s.Filled, s.SyncSpeed
+	o.Lab.Links = max(o.Lab.Links, s.Links)
 	if s.Libvirt {
 		o.Lab.Launcher = config.LauncherLibvirt
 	}

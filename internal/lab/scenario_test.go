@@ -17,7 +17,8 @@ func TestScenarioNames(t *testing.T) {
 	want := strings.Fields(`kill-primary-qemu kill-secondary-qemu freeze-primary freeze-secondary cut-link power-off-primary power-off-secondary
 		switchover ping-pong story power-off-both power-off-both-one-returns kill-colod freeze-colod partition isolate-primary lose-arbiter
 		arbiter-and-link slow-link clock-jump full-disk guest-reboot guest-shutdown flap
-		restart-libvirtd disk-error-primary disk-error-secondary slow-disk resync-interrupted dirty-1pct crash-resync verify-corruption`)
+		restart-libvirtd disk-error-primary disk-error-secondary slow-disk resync-interrupted dirty-1pct crash-resync verify-corruption
+		lose-one-link links-alternate link-degraded stranger key-rotation`)
 	var got []string
 	for _, s := range Scenarios {
 		got = append(got, s.Name)

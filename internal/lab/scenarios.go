@@ -98,17 +98,28 @@ var Scenarios = []Scenario{
 	{
 		Name: "dirty-1pct", Summary: "1 % of a disk of 4 GiB is rewritten while the peer is away", Data: 4 << 30, Filled: 1 << 30,
 		Checks: []Check{resynced(blockrepl.Bitmap), sentAtMost("the disks", func(r *Result) *int64 { return r.DiskBytes }, most/rewriteShare)},
-		Steps: quietly(lose(secondary, "the secondary's host loses power", powerOff), rewriteWhileAway, powerOn, reprotected, mirrorAll),
+		Steps:  quietly(lose(secondary, "the secondary's host loses power", powerOff), rewriteWhileAway, powerOn, reprotected, mirrorAll),
 	},
 	{
 		Name: "crash-resync", Summary: "the primary's host loses power under write load", Data: 512 << 20, Filled: 256 << 20,
 		Checks: []Check{resynced(blockrepl.Checksum), sentAtMost("what differed", func(r *Result) *int64 { return r.DifferBytes }, most)},
-		Steps: once(beginLoad, lose(primary, "the primary's host loses power", powerOff), endLoad, powerOn),
+		Steps:  once(beginLoad, lose(primary, "the primary's host loses power", powerOff), endLoad, powerOn),
 	},
 	{
 		Name: "verify-corruption", Summary: "a byte of the secondary's half changes, is found and repaired",
 		Data: 64 << 20, Filled: 64 << 20, Steps: quietly(corruption),
 	},
+	{Name: "lose-one-link", Summary: "one of two links is lost and returns", Links: 2, Steps: quietly(loseOneLink)},
+	{
+		Name: "links-alternate", Summary: "the links are lost in turn, for a minute (--for)", Links: 2,
+		Steps: func(p Params) []Step { return quietly(alternateLinks(p.or(time.Minute)))(p) },
+	},
+	{
+		Name: "link-degraded", Summary: "one of two links takes 200 ms there and back and loses 5 %, for a while (--for)", Links: 2,
+		Steps: func(p Params) []Step { return quietly(degradeLink(p.or(20 * time.Second)))(p) },
+	},
+	{Name: "stranger", Summary: "a host on the LAN and on the links tries to get in, without a key", Links: 2, Checks: []Check{keptOut}, Steps: quietly(strange)},
+	{Name: "key-rotation", Summary: "the authority and all certificates are replaced", Steps: quietly(rotateKeys)},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

@@ -34,9 +34,7 @@ func (l *Lab) writeSite() error {
 	if err := pki.InitCA(ca, pki.AuthorityOptions{}); err != nil {
 		return err
 	}
-	for _, id := range []pki.Identity{
-		{Role: pki.Node, Name: NodeNames[0]}, {Role: pki.Node, Name: NodeNames[1]}, {Role: pki.Witness, Name: witnessName}, {Role: pki.Admin, Name: adminName},
-	} {
+	for _, id := range identities {
 		if err := os.MkdirAll(l.path(id.Name), 0o700); err != nil {
 			return err
 		}
