@@ -23,6 +23,7 @@ type formatNode struct {
 	Discard  string   `json:"discard,omitempty"`
 	File     fileNode `json:"file"`
 	Backing  string   `json:"backing,omitempty"`
+	Size     int64    `json:"size,omitempty"`
 }
 
 type replicationNode struct {
@@ -69,10 +70,17 @@ type nbdNode struct {
 const unmap = "unmap"
 
 func parentNode(d Disk) formatNode {
-	return formatNode{
+	n := formatNode{
 		Driver: d.Format, NodeName: d.parent(), Discard: unmap,
 		File: fileNode{Driver: "file", NodeName: d.parentFile(), Filename: d.Path, Discard: unmap},
 	}
+	if d.onDevice() {
+		n.File.Driver = "host_device"
+		if d.Format == Raw {
+			n.Size = d.Size // the device may be larger
+		}
+	}
+	return n
 }
 
 func overlayNode(name, fileName, path, backing string) formatNode {

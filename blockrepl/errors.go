@@ -21,8 +21,8 @@ var (
 	// ErrExists: an image is to be created where there is one.
 	ErrExists = errors.New("image exists already")
 
-	// ErrNotRegular: the path is a folder, a device or something else.
-	ErrNotRegular = errors.New("image is not a regular file")
+	// ErrNotRegular: the path is a folder, a socket or something else.
+	ErrNotRegular = errors.New("image is neither a file nor a block device")
 
 	// ErrReadOnly: the file can't be opened for writing.
 	ErrReadOnly = errors.New("image can't be written")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,7 @@ type Info struct {
 	Size      int64  // as the guest sees it, in bytes
 	Allocated int64  // bytes on disk
 	Backing   string // file that it needs below it; empty if none
+	Device    bool   // it is a block device
 }
 
 // Create makes a disk's image, all zeroes. It fails with ErrExists rather than
@@ -34,6 +36,9 @@ type Info struct {
 func (im Images) Create(ctx context.Context, d Disk) error {
 	if err := Validate([]Disk{d}); err != nil {
 		return err
+	}
+	if strings.HasPrefix(filepath.Clean(d.Path), "/dev/") { // a file there would be gone at the next boot
+		return d.fault(ErrMissing, "there is no such device", "make the volume first, for example with lvcreate")
 	}
 	// qemu-img would truncate what is there, so the name is taken first.
 	f, err := os.OpenFile(d.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -78,7 +83,7 @@ func (im Images) Inspect(ctx context.Context, d Disk) (Info, error) {
 	if err := json.Unmarshal(out, &i); err != nil {
 		return Info{}, d.fault(fmt.Errorf("what qemu-img says: %w", err), "", "")
 	}
-	return Info{Size: i.VirtualSize, Allocated: i.ActualSize, Backing: i.Backing}, nil
+	return Info{Size: i.VirtualSize, Allocated: i.ActualSize, Backing: i.Backing, Device: d.onDevice()}, nil
 }
 
 // Check tells whether a QEMU could use the disk's image now. The error is an
@@ -92,6 +97,11 @@ func (im Images) Check(ctx context.Context, d Disk) error {
 		return d.fault(ErrReadOnly, err.Error(), "check owner, mode and mount options")
 	}
 	defer f.Close()
+	if d.onDevice() {
+		if err := d.unmounted(); err != nil {
+			return err
+		}
+	}
 	if d.Format == Raw {
 		if name := foreignFormat(magicOf(d.Path)); name != "" {
 			return d.fault(ErrWrongFormat, "declared raw, but it begins like "+name, "correct the disk's format, or convert the image")
@@ -104,7 +114,8 @@ func (im Images) Check(ctx context.Context, d Disk) error {
 	if i.Backing != "" {
 		return d.fault(ErrBackingChain, "it needs "+i.Backing, "flatten it with qemu-img convert")
 	}
-	if i.Size != d.Size {
+	// A raw device may be larger, as volumes are made in whole extents: QEMU is told where it ends.
+	if i.Size != d.Size && (i.Size < d.Size || d.Format != Raw || !d.onDevice()) {
 		return d.fault(ErrWrongSize, fmt.Sprintf("the guest would see %d bytes instead of %d", i.Size, d.Size), "correct the disk's size, or resize the image")
 	}
 	return d.unused(f)
@@ -118,10 +129,19 @@ func (d Disk) regular() error {
 		return d.fault(ErrMissing, "", "create it, or correct the disk's path")
 	case err != nil:
 		return d.fault(err, "", "")
-	case !st.Mode().IsRegular():
-		return d.fault(ErrNotRegular, "it is "+st.Mode().Type().String(), "only files are supported")
+	case !st.Mode().IsRegular() && !isBlockDevice(st.Mode()):
+		return d.fault(ErrNotRegular, "it is "+st.Mode().Type().String(), "only files and block devices can be disks")
 	}
 	return nil
+}
+
+func isBlockDevice(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
+
+// onDevice says whether the disk's image is a block device, such as a logical
+// volume, rather than a file. What isn't there is no device.
+func (d Disk) onDevice() bool {
+	st, err := os.Stat(d.Path)
+	return err == nil && isBlockDevice(st.Mode())
 }
 
 // QEMU locks single bytes of an image: those from 100 on for what it does, those
@@ -141,6 +161,19 @@ func (d Disk) unused(f *os.File) error {
 		return nil // a file system without locks can't tell
 	}
 	return d.fault(ErrInUse, "another process has locked it", "see who with: lslocks, or fuser "+d.Path)
+}
+
+// unmounted is nil if the kernel lets a block device be opened for oneself
+// alone: it is neither mounted nor a part of something else.
+func (d Disk) unmounted() error {
+	f, err := os.OpenFile(d.Path, os.O_RDONLY|os.O_EXCL, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return d.fault(ErrInUse, "the device is mounted, or part of another one", "see by what with: lsblk "+d.Path)
+	}
+	if err != nil {
+		return d.fault(err, "", "")
+	}
+	return f.Close()
 }
 
 // unopened is nil if nobody but us has the file open: the kernel grants a write

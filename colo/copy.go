@@ -76,7 +76,7 @@ type SyncResult struct {
 }
 
 // Copy is one QEMU process of a VM with its disks and NICs. The engine calls the methods of a copy from one goroutine at a time, except
-// Events, PID, Stats, Alive, Cut, Kill, Sums, Local, Mark, Checkpoint, TuneSync and DropDisk, which may be called at any moment.
+// Events, PID, Stats, Alive, Cut, Kill, Sums, Local, Mark, Backup, Checkpoint, TuneSync and DropDisk, which may be called at any moment.
 type Copy interface {
 	// Events is closed after Exited. The reader must keep reading.
 	Events() <-chan CopyEvent
@@ -106,6 +106,8 @@ type Copy interface {
 	// Local opens what a running primary's own halves hold; Mark puts parts of one on the record of writes. Neither disturbs COLO.
 	Local(ctx context.Context) (sums blockrepl.Sums, closeAll func(context.Context) error, err error)
 	Mark(ctx context.Context, disk string, ranges []blockrepl.Range) error
+	// Backup copies the disks that have a target as they are at one moment; the guest goes on, in COLO or alone.
+	Backup(ctx context.Context, o blockrepl.BackupOptions) error
 	// Sums hashes a part of a standby's or a secondary's disk.
 	Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error)
 	// Commit waits until the images of a promoted copy hold all its data and removes what it needed until then.
@@ -152,6 +154,8 @@ type Launcher interface {
 	Check(ctx context.Context, s *Spec) error
 	// CreateImages makes the disk images that are missing and says which it made.
 	CreateImages(ctx context.Context, s *Spec) (made []string, err error)
+	// Grow makes disk images that are smaller than the spec says as large as it says.
+	Grow(ctx context.Context, s *Spec) error
 	// Launch starts a copy, paused and with its taps out of the bridges.
 	Launch(ctx context.Context, r LaunchRequest) (Copy, error)
 	// Attach takes over a copy that an earlier run of the node has launched. It returns nil without an error when that has ended meanwhile.

@@ -110,6 +110,7 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 		}
 		var unexpected *UnexpectedEventError
 		away := errors.Is(err, arbiter.ErrUnreachable) || errors.Is(err, ErrPeerUnreachable) // comes back by itself
+		away = away || errors.Is(err, ErrBackupRuns)
 		if errors.Is(err, ErrDiskOffline) { // a person brings it back, in minutes or in weeks
 			away = true
 			m.setOutlook("wait: " + err.Error())

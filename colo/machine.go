@@ -32,7 +32,8 @@ type machine struct {
 	attempts  []int64     // of the peer to prepare a standby here, the last one last
 	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened
 
-	verifying sync.Mutex // one Verify at a time
+	verifying sync.Mutex  // one Verify at a time
+	backup    atomic.Bool // one is being made
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change, for Wait

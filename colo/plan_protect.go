@@ -33,6 +33,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 	c := m.current()
 	steps := []Step{
 		{Name: "check the peer", Do: func(ctx context.Context) (err error) {
+			if err := m.noBackup(); err != nil {
+				return err
+			}
 			if peer, to, err = m.n.partner(); err != nil {
 				return err
 			}

@@ -185,6 +185,17 @@ func (l *qemuLauncher) CreateImages(ctx context.Context, s *Spec) (made []string
 	return made, nil
 }
 
+func (l *qemuLauncher) Grow(ctx context.Context, s *Spec) error {
+	disks, _ := l.parts(s)
+	var errs []error
+	for _, d := range disks {
+		if _, err := os.Stat(d.Path); err == nil {
+			errs = append(errs, l.images.Grow(ctx, d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // argv is QEMU's command line. Nothing in it depends on the role but the disks' layout and -incoming.
 func (l *qemuLauncher) argv(r LaunchRequest) []string {
 	s, dir := r.Spec, l.dir(r.Spec.Name)
@@ -388,6 +399,9 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if err := c.removeKey(); err != nil { // of an attach that was interrupted; it begins anew
 		c.log.Warn("the replication's key was not removed", "err", err)
 	}
+	if err := blockrepl.EndBackup(ctx, c.main, c.disks); err != nil { // of a daemon that was killed meanwhile
+		c.log.Warn("a backup that was interrupted is still there", "err", err)
+	}
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
 	if v.Mode == "primary" {
@@ -418,6 +432,9 @@ func (l *qemuLauncher) Remove(ctx context.Context, s *Spec, images bool) error {
 	if images {
 		disks, _ := l.parts(s)
 		for _, d := range disks {
+			if st, err := os.Stat(d.Path); err == nil && !st.Mode().IsRegular() {
+				continue // a volume is its owner's to remove
+			}
 			if err := os.Remove(d.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}

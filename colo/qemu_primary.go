@@ -162,6 +162,11 @@ func (c *qemuCopy) Local(ctx context.Context) (blockrepl.Sums, func(context.Cont
 	}, closeAll, nil
 }
 
+func (c *qemuCopy) Backup(ctx context.Context, o blockrepl.BackupOptions) error {
+	disks := slices.DeleteFunc(slices.Clone(c.disks), func(d blockrepl.Disk) bool { return o.Targets[d.Name] == "" })
+	return blockrepl.Backup(ctx, c.main, disks, o)
+}
+
 func (c *qemuCopy) Mark(ctx context.Context, disk string, ranges []blockrepl.Range) error {
 	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
 	if i < 0 {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/netns"
 	"github.com/coloctl/coloctl/state"
@@ -107,7 +108,13 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			if rec, _ := m.info(); len(offline(rec)) > 0 {
 				return m.offlineError(rec)
 			}
-			if err := m.n.launcher.Check(ctx, a.Spec); err != nil && !errors.Is(err, ErrImageMissing) {
+			err := m.n.launcher.Check(ctx, a.Spec)
+			if errors.Is(err, blockrepl.ErrWrongSize) { // the disk was resized on the peer: what is new here is about to be written
+				if err = m.n.launcher.Grow(ctx, a.Spec); err == nil {
+					err = m.n.launcher.Check(ctx, a.Spec)
+				}
+			}
+			if err != nil && !errors.Is(err, ErrImageMissing) {
 				return err
 			}
 			return nil

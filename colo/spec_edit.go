@@ -40,6 +40,7 @@ func specTag(text []byte) string {
 type editArgs struct {
 	spec *Spec
 	tag  string
+	grow bool // make the images as large as the spec says
 }
 
 // Edit replaces a VM's spec. While the VM runs alone only its protection may change, while it is protected nothing. With a tag, the spec must still be
@@ -51,7 +52,7 @@ func (n *Node) Edit(ctx context.Context, vm string, s *Spec, tag string) error {
 	if s.Name != vm {
 		return &InvalidSpecError{Field: "$.name", Msg: fmt.Sprintf("%q: a VM can't be renamed, this one is %q", s.Name, vm)}
 	}
-	return n.ask(ctx, vm, ReqEdit, &editArgs{s, tag})
+	return n.ask(ctx, vm, ReqEdit, &editArgs{spec: s, tag: tag})
 }
 
 // editPlan checks the new spec against the present one and this host, and stores it.
@@ -69,6 +70,15 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			return nil
 		}},
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
+			if a.grow {
+				// Only this copy may be started from here on: the other one has the old size.
+				if err := m.claimStart(ctx); err != nil {
+					return err
+				}
+				if err := m.n.launcher.Grow(ctx, a.spec); err != nil {
+					return err
+				}
+			}
 			if runs { // its images are in use, by itself
 				return m.n.cfg.checkComparer(a.spec)
 			}

@@ -13,7 +13,7 @@ import (
 
 func diskCommand(r rules) *cli.Command {
 	half := operands{min: 3, max: 3, usage: "VM DISK NODE"}
-	return group(&cli.Command{Name: "disk", Usage: "the halves of VMs' disks", Subcommands: []*cli.Command{
+	return group(&cli.Command{Name: "disk", Usage: "VMs' disks: their halves and images", Subcommands: append([]*cli.Command{
 		r.remote(&cli.Command{Name: "list", Usage: "list the halves of a VM's disks, on both nodes", Action: withSite(diskList)}, operands{min: 1, max: 1, usage: "VM"}),
 		r.change(&cli.Command{Name: "offline", Usage: "take one half out of service while the guest runs", Action: withSite(diskOffline)}, half),
 		r.change(&cli.Command{Name: "online", Usage: "take a half back into service; it is made equal when the VM is protected next", Action: withSite(diskOnline)}, half),
@@ -26,7 +26,7 @@ func diskCommand(r rules) *cli.Command {
 				return t.Verify(ctx, vm, body.(api.VerifyRequest))
 			},
 		}.run)}, operands{min: 1, max: 1, usage: "VM"}),
-	}})
+	}, imageCommands(r)...)})
 }
 
 func verifyBody(cc *cli.Context, _ string) (any, error) {

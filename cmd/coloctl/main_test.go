@@ -202,7 +202,8 @@ func TestChangingCommands(t *testing.T) {
 	changes := map[string]bool{ // and whether it goes on by itself
 		"vm create": false, "vm import": false, "vm delete": false, "vm edit": false, "vm start": true, "vm stop": true, "vm checkpoint": true,
 		"protect": true, "unprotect": true, "switchover": true, "failover": true, "resync": true,
-		"disk offline": false, "disk online": false, "disk verify": true,
+		"disk offline": false, "disk online": false, "disk verify": true, "disk create": false, "disk import": false, "disk export": true, "disk resize": false,
+		"vm backup": true, "vm restore": false,
 	}
 	app, _ := newApp(&bytes.Buffer{}, &bytes.Buffer{})
 	walk(app.Commands, nil, func(path []string, c *cli.Command) {

@@ -19,7 +19,7 @@ import (
 
 func vmCommand(r rules) *cli.Command {
 	vm := operands{min: 1, max: 1, usage: "VM"}
-	return group(&cli.Command{Name: "vm", Usage: "make, start, stop, change and delete VMs", Subcommands: []*cli.Command{
+	return group(&cli.Command{Name: "vm", Usage: "make, start, stop, change and delete VMs", Subcommands: append([]*cli.Command{
 		r.change(&cli.Command{Name: "create", Usage: "make a VM from its spec; it is not started", Flags: []cli.Flag{specFlag()},
 			Action: withSite(vmCreate)}, operands{}),
 		r.change(&cli.Command{Name: "import", Usage: "make a spec, or a VM, of a domain of libvirt's", Flags: importFlags(), Action: vmImport}, operands{}),
@@ -51,7 +51,7 @@ func vmCommand(r rules) *cli.Command {
 		}, Action: withSite(vmDelete)}, vm),
 		r.change(&cli.Command{Name: "edit", Usage: "change a VM's spec in an editor, or replace it by a file's", Flags: []cli.Flag{specFlag()},
 			Action: withSite(vmEdit)}, vm),
-	}})
+	}, backupCommands(r)...)})
 }
 
 func specFlag() cli.Flag {

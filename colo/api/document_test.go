@@ -74,6 +74,8 @@ var documented = map[string]any{
 	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "Path": colo.Path{}, "PeerVM": colo.PeerVM{},
 	"SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
 	"VerifyRequest": VerifyRequest{}, "Verify": state.Verify{},
+	"DiskList": DiskList{}, "DiskInfo": colo.DiskInfo{}, "ResizeRequest": ResizeRequest{}, "BackupRequest": BackupRequest{}, "ExportRequest": ExportRequest{},
+	"RestoreRequest": RestoreRequest{}, "ImageRequest": ImageRequest{}, "Image": colo.Image{},
 	"Record": arbiter.Record{}, "DropRequest": colo.DropRequest{}, "StartRequest": StartRequest{}, "Report": colo.Report{}, "ArbiterMessage": fence.Message{}, "ArbiterReply": fence.Reply{},
 }
 

@@ -69,7 +69,7 @@ func (o *operations) begin(op Operation, key string, do func(context.Context) er
 // cancellable says whether an operation can be taken back. The others are over in moments, or halfway is worse than either end.
 func cancellable(kind string) bool {
 	switch kind {
-	case "protect", "resync", "start", "verify":
+	case "protect", "resync", "start", "verify", "backup", "export":
 		return true
 	}
 	return false

@@ -66,6 +66,12 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/verify", least: pki.Operator, query: actionQuery, change: true, do: (*Server).verify},
 	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/offline", least: pki.Operator, change: true, do: (*Server).diskOffline},
 	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/online", least: pki.Operator, change: true, do: (*Server).diskOnline},
+	{method: "GET", path: "/v1/vms/{vm}/disks", least: pki.Viewer, do: (*Server).listDisks},
+	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/resize", least: pki.Admin, change: true, do: (*Server).diskResize},
+	{method: "POST", path: "/v1/vms/{vm}/backup", least: pki.Admin, query: actionQuery, change: true, do: (*Server).backup},
+	{method: "POST", path: "/v1/vms/{vm}/export", least: pki.Admin, query: actionQuery, change: true, do: (*Server).export},
+	{method: "POST", path: "/v1/images", least: pki.Admin, change: true, do: (*Server).makeImage},
+	{method: "POST", path: "/v1/restore", least: pki.Admin, change: true, do: (*Server).restore},
 	{method: "POST", path: "/v1/vms/{vm}/failover", least: pki.Admin, query: actionQuery, change: true, do: (*Server).failover},
 
 	{method: "GET", path: "/v1/operations", least: pki.Viewer, query: []string{"vm"}, do: (*Server).listOperations},

@@ -369,7 +369,8 @@ func (c *simCopy) Mark(context.Context, string, []blockrepl.Range) error {
 	return errors.New("not simulated")
 }
 
-func (c *simCopy) TuneSync(context.Context, int64, bool) error { return nil }
+func (c *simCopy) Backup(context.Context, blockrepl.BackupOptions) error { return nil }
+func (c *simCopy) TuneSync(context.Context, int64, bool) error           { return nil }
 
 // Sums are the contents themselves.
 func (c *simCopy) Sums(ctx context.Context, _ string, offset, length int64) (out []byte, err error) {

@@ -22,6 +22,7 @@ func (l launcher) Check(context.Context, *colo.Spec) error {
 	return nil
 }
 
+func (l launcher) Grow(context.Context, *colo.Spec) error { return nil }
 func (l launcher) CreateImages(context.Context, *colo.Spec) ([]string, error) {
 	l.e.w.mu.Lock()
 	defer l.e.w.mu.Unlock()

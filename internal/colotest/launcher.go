@@ -74,6 +74,9 @@ func (l *Launcher) Check(context.Context, *colo.Spec) error {
 // CreateImages implements [colo.Launcher].
 func (l *Launcher) CreateImages(context.Context, *colo.Spec) ([]string, error) { return nil, nil }
 
+// Grow implements [colo.Launcher].
+func (l *Launcher) Grow(context.Context, *colo.Spec) error { return nil }
+
 // Launch implements [colo.Launcher].
 func (l *Launcher) Launch(_ context.Context, r colo.LaunchRequest) (colo.Copy, error) {
 	l.mu.Lock()
@@ -234,6 +237,9 @@ func (c *Copy) DropDisk(context.Context, string) error { return nil }
 func (c *Copy) Sums(_ context.Context, _ string, _, length int64) ([]byte, error) {
 	return make([]byte, (length+blockrepl.HashBlock-1)/blockrepl.HashBlock*blockrepl.SumSize), nil
 }
+
+// Backup copies nothing.
+func (c *Copy) Backup(context.Context, blockrepl.BackupOptions) error { return nil }
 
 // TuneSync remembers what it was told, see [Copy.Tuned].
 func (c *Copy) TuneSync(_ context.Context, speed int64, paused bool) error {

@@ -96,7 +96,7 @@ var Scenarios = []Scenario{
 		Data: 64 << 20, Filled: 64 << 20, SyncSpeed: 16 << 20, Steps: interruptedResync,
 	},
 	{
-		Name: "dirty-1pct", Summary: "1 % of a disk of 4 GiB is rewritten while the peer is away", Data: 4 << 30, Filled: 1 << 30,
+		Name: "dirty-1pct", Summary: "1 % of a disk of 4 GiB is rewritten while the peer is away", Data: 4 << 30, Filled: 384 << 20,
 		Checks: []Check{resynced(blockrepl.Bitmap), sentAtMost("the disks", func(r *Result) *int64 { return r.DiskBytes }, most/rewriteShare)},
 		Steps:  quietly(lose(secondary, "the secondary's host loses power", powerOff), rewriteWhileAway, powerOn, reprotected, mirrorAll),
 	},
@@ -120,6 +120,7 @@ var Scenarios = []Scenario{
 	},
 	{Name: "stranger", Summary: "a host on the LAN and on the links tries to get in, without a key", Links: 2, Checks: []Check{keptOut}, Steps: quietly(strange)},
 	{Name: "key-rotation", Summary: "the authority and all certificates are replaced", Steps: quietly(rotateKeys)},
+	{Name: "backup-while-protected", Summary: "a backup is made while clients write, and one of what has changed; both are restored", Steps: quietly(backups)},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

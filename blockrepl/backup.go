@@ -1,0 +1,225 @@
+package blockrepl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/coloctl/coloctl/qmp"
+)
+
+// A backup is a copy of all disks as they were at one moment, the same for all,
+// made while the guest writes: before it overwrites something that is not copied
+// yet, QEMU copies that. The job sits above the quorum, so it works while COLO
+// runs, and outlives the loss of either half; the peer takes no part in it.
+//
+// Each backup begins a bitmap in its first moment, and keeps it when it has
+// succeeded, for one that copies only what was written since. The bitmap ends with
+// its QEMU: after a failover there is none.
+
+// BackupOptions say what is copied whereto.
+type BackupOptions struct {
+	ID string // names this backup's bitmap: [a-z0-9-]{1,64}; empty if none will be based on it
+	// Since is the ID of an earlier backup: only what was written since is copied. Empty copies all.
+	Since string
+	// Targets are qcow2 images by disk, made by [Images.CreateBackup].
+	Targets    map[string]string
+	Speed      int64 // bytes a second for each disk; 0 is no limit
+	OnProgress func(done, total int64)
+}
+
+func (d Disk) backup() string       { return "backup-" + d.Name }
+func (d Disk) backupTarget() string { return "bktgt-" + d.Name }
+func (d Disk) backupFilter() string { return "bkflt-" + d.Name }
+
+func backupBitmap(id string) string { return "backup-" + id }
+
+// backupLook is how often a backup's jobs are asked how far they are.
+const backupLook = 100 * time.Millisecond
+
+// Backup makes one and returns when it is written to its targets, which the
+// caller must flush. Nothing of it is left in QEMU after an error, and of an earlier
+// one that was interrupted by the daemon's end neither. While it runs, no resync
+// may. With Since it returns ErrNoBitmap if this QEMU has no record from there on.
+func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (err error) {
+	if err := EndBackup(ctx, c, disks); err != nil {
+		return err
+	}
+	g, err := readGraph(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if !g.has(d.colo()) {
+			return fmt.Errorf("blockrepl: this QEMU has no disk %s", d.Name)
+		}
+		if b, ok := g.bitmap(d.colo(), backupBitmap(o.Since)); o.Since != "" && (!ok || b.Inconsistent) {
+			return fmt.Errorf("%w of what was written to disk %s since backup %s", ErrNoBitmap, d.Name, o.Since)
+		}
+	}
+	defer func() {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+		defer cancel()
+		ended := err
+		err = errors.Join(err, EndBackup(cctx, c, disks))
+		switch {
+		case o.ID == "":
+		case ended != nil: // those before stay good
+			err = errors.Join(err, dropBackupBitmaps(cctx, c, disks, func(name string) bool { return name == backupBitmap(o.ID) }))
+		default:
+			err = errors.Join(err, dropBackupBitmaps(cctx, c, disks, func(name string) bool { return name != backupBitmap(o.ID) }))
+		}
+	}()
+	for _, d := range disks {
+		if err := c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name])); err != nil {
+			return err
+		}
+	}
+	if err := transaction(ctx, c, disks, o.actions); err != nil {
+		return err
+	}
+	return o.wait(ctx, c, disks)
+}
+
+// actions begin it: no write of the guest comes in between.
+func (o BackupOptions) actions(d Disk) []action {
+	job := backupJob{
+		BlockdevBackup: qmp.BlockdevBackup{
+			JobID: d.backup(), Device: d.colo(), Target: d.backupTarget(), Sync: "full", Speed: o.Speed, FilterNode: d.backupFilter(),
+			OnSourceError: "report", OnTargetError: "report", AutoDismiss: new(bool),
+		},
+		OnCBWError: "break-snapshot", // of two evils: the guest's write must not fail
+	}
+	if o.Since != "" {
+		job.Sync, job.Bitmap, job.BitmapMode = "bitmap", backupBitmap(o.Since), "never"
+	}
+	begin := []action{{"blockdev-backup", job}}
+	if o.ID != "" {
+		begin = append(begin, action{"block-dirty-bitmap-add", qmp.BlockDirtyBitmapAdd{Node: d.colo(), Name: backupBitmap(o.ID), Granularity: granularity}})
+	}
+	return begin
+}
+
+// backupTargetNode doesn't open what the image is based on: only whole clusters
+// are written.
+func backupTargetNode(d Disk, path string) any {
+	return struct {
+		Driver       string   `json:"driver"`
+		NodeName     string   `json:"node-name"`
+		Discard      string   `json:"discard"`
+		DetectZeroes string   `json:"detect-zeroes"`
+		Backing      *string  `json:"backing"`
+		File         fileNode `json:"file"`
+	}{QCOW2, d.backupTarget(), unmap, unmap, nil, fileNode{Driver: "file", NodeName: "bkfile-" + d.Name, Filename: path, Discard: unmap}}
+}
+
+func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) error {
+	tick := time.NewTicker(backupLook)
+	defer tick.Stop()
+	for {
+		jobs, err := c.QueryJobs(ctx)
+		if err != nil {
+			return err
+		}
+		var done, total int64
+		left, found := len(disks), 0
+		for _, d := range disks {
+			for _, j := range jobs {
+				if j.ID != d.backup() {
+					continue
+				}
+				if j.Error != "" {
+					return fmt.Errorf("blockrepl: backup of disk %s: %s", d.Name, j.Error)
+				}
+				found++
+				if j.Status == "concluded" {
+					left--
+				}
+				done, total = done+j.CurrentProgress, total+j.TotalProgress
+			}
+		}
+		if found < len(disks) {
+			return errors.New("blockrepl: somebody else has ended the backup")
+		}
+		if o.OnProgress != nil {
+			o.OnProgress(done, total)
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// EndBackup ends what there is of a backup in this QEMU: its jobs and targets,
+// not the bitmaps.
+func EndBackup(ctx context.Context, c *qmp.Client, disks []Disk) error {
+	tick := time.NewTicker(backupLook)
+	defer tick.Stop()
+	for {
+		jobs, err := c.QueryJobs(ctx)
+		if err != nil {
+			return err
+		}
+		left := false
+		for _, d := range disks {
+			for _, j := range jobs {
+				switch {
+				case j.ID != d.backup():
+				case j.Status == "concluded":
+					if err := c.JobDismiss(ctx, j.ID); err != nil {
+						return err
+					}
+				default: // it may be ending already
+					left = true
+					if err := c.JobCancel(ctx, j.ID); err != nil && !refused(err) {
+						return err
+					}
+				}
+			}
+		}
+		if !left {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	g, err := readGraph(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if g.has(d.backupTarget()) {
+			if err := c.BlockdevDel(ctx, d.backupTarget()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dropBackupBitmaps removes some of them.
+func dropBackupBitmaps(ctx context.Context, c *qmp.Client, disks []Disk, which func(name string) bool) error {
+	g, err := readGraph(ctx, c)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range disks {
+		for _, b := range g[d.colo()].DirtyBitmaps {
+			if strings.HasPrefix(b.Name, backupBitmap("")) && which(b.Name) {
+				errs = append(errs, c.BlockDirtyBitmapRemove(ctx, d.colo(), b.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api"
+	"github.com/coloctl/coloctl/internal/lab"
+)
+
+// backupCommands are those of vm that copy all disks at once.
+func backupCommands(r rules) []*cli.Command {
+	return []*cli.Command{
+		r.operation(&cli.Command{Name: "backup", Usage: "copy all disks of a VM, as they are at one moment, to a new folder on the node that runs it; it stays protected", Flags: []cli.Flag{
+			&cli.StringFlag{Name: "since", Usage: "copy only what was written since the backup in `FOLDER`, which the new one then needs"},
+			&cli.StringFlag{Name: "limit", Usage: "copy at most this much a second of each disk, such as 50MiB"},
+		}, Action: withSite(action{
+			kind: "backup", body: backupBody,
+			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
+				return t.Backup(ctx, vm, body.(api.BackupRequest))
+			},
+		}.run)}, operands{min: 2, max: 2, usage: "VM FOLDER"}),
+		r.change(&cli.Command{Name: "restore", Usage: "make a VM of a backup, on the node that has it; it is not started", Flags: []cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "`NAME` of the new VM, whose NICs get other MAC addresses then; the old one's if left out"},
+		}, Action: withSite(vmRestore)}, operands{min: 2, max: 2, usage: "FOLDER NODE"}),
+	}
+}
+
+// onNode refuses paths that mean something only here.
+func onNode(path string) error {
+	if !filepath.IsAbs(path) {
+		return usagef("%s: expected an absolute path on the node", path)
+	}
+	return nil
+}
+
+func backupBody(cc *cli.Context, _ string) (any, error) {
+	in := api.BackupRequest{Request: api.Request{Reason: cc.String("reason")}, BackupOptions: colo.BackupOptions{Dir: cc.Args().Get(1), Since: cc.String("since")}}
+	if err := onNode(in.Dir); err != nil {
+		return nil, err
+	}
+	if in.Since != "" {
+		if err := onNode(in.Since); err != nil {
+			return nil, err
+		}
+	}
+	if cc.IsSet("limit") {
+		limit, err := colo.ParseSize(cc.String("limit"))
+		if err != nil {
+			return nil, usagef("--limit: %v", err)
+		}
+		in.Limit = int64(limit)
+	}
+	return in, nil
+}
+
+func vmRestore(cc *cli.Context, s *site) error {
+	dir := cc.Args().First()
+	if err := onNode(dir); err != nil {
+		return err
+	}
+	t, err := s.pickNode(cc.Args().Get(1))
+	if err != nil {
+		return err
+	}
+	if cc.Bool("dry-run") {
+		return tellSteps(cc, cc.String("name"), t, "restore", []string{"copy the images of " + dir + " to the storage folder", "store the VM"})
+	}
+	made, err := t.Restore(cc.Context, api.RestoreRequest{Request: api.Request{Reason: cc.String("reason")}, RestoreOptions: colo.RestoreOptions{Dir: dir, Name: cc.String("name")}})
+	if err != nil {
+		return attempt(err, "restore", cc.String("name"), t)
+	}
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, made)
+	}
+	fmt.Fprintf(cc.App.ErrWriter, "restored on %s; to start it: coloctl vm start %s\n", made.Status.Node, made.Spec.Name)
+	_, err = fmt.Fprintln(cc.App.Writer, made.Spec.Name)
+	return err
+}

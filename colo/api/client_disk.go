@@ -1,0 +1,51 @@
+package api
+
+import (
+	"context"
+
+	"github.com/coloctl/coloctl/colo"
+)
+
+// Backup copies all disks of a VM that runs on this node, as they are at one moment, to a folder there.
+func (c *Client) Backup(ctx context.Context, vm string, r BackupRequest) (Operation, error) {
+	return c.act(ctx, vm, "backup", r)
+}
+
+// Export copies one disk of a VM to a file on this node.
+func (c *Client) Export(ctx context.Context, vm string, r ExportRequest) (Operation, error) {
+	return c.act(ctx, vm, "export", r)
+}
+
+// Restore makes a VM of a backup on this node, and returns when its images are there.
+func (c *Client) Restore(ctx context.Context, r RestoreRequest) (out VM, err error) {
+	body, err := jsonBody(r)
+	if err == nil {
+		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "restore"}, body: body}, &out)
+	}
+	return out, err
+}
+
+// MakeImage makes an image in the node's storage folder, empty or as a copy.
+func (c *Client) MakeImage(ctx context.Context, r ImageRequest) (out colo.Image, err error) {
+	body, err := jsonBody(r)
+	if err == nil {
+		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "images"}, body: body}, &out)
+	}
+	return out, err
+}
+
+// Disks looks at the images of a VM's disks on this node.
+func (c *Client) Disks(ctx context.Context, vm string) ([]colo.DiskInfo, error) {
+	var out DiskList
+	_, err := c.do(ctx, &call{method: "GET", path: []string{"v1", "vms", vm, "disks"}}, &out)
+	return out.Disks, err
+}
+
+// DiskResize grows a disk of a VM that is switched off.
+func (c *Client) DiskResize(ctx context.Context, vm, disk string, r ResizeRequest) error {
+	body, err := jsonBody(r)
+	if err == nil {
+		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms", vm, "disks", disk, "resize"}, body: body}, nil)
+	}
+	return err
+}

@@ -1,0 +1,128 @@
+package colo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/coloctl/coloctl/blockrepl"
+)
+
+// DiskInfo is this node's half of a disk with its image.
+type DiskInfo struct {
+	DiskStatus
+	Path      string `json:"path"`
+	Format    string `json:"format"`
+	Device    bool   `json:"device,omitempty"` // it is a block device
+	Virtual   Size   `json:"virtual"`          // as a guest would see it, by the image
+	Allocated Size   `json:"allocated"`        // on the node's storage
+	Problem   string `json:"problem,omitempty"`
+}
+
+// Disks looks at the images of a VM's disks on this node.
+func (n *Node) Disks(ctx context.Context, vm string) ([]DiskInfo, error) {
+	m, err := n.machine(vm)
+	if err != nil {
+		return nil, err
+	}
+	_, spec := m.info()
+	states := m.status().Disks
+	var out []DiskInfo
+	for i, d := range spec.disks(n.cfg.StorageDir) {
+		info := DiskInfo{DiskStatus: states[i], Path: d.Path, Format: d.Format}
+		got, err := n.images().Inspect(ctx, d)
+		if err == nil && m.current() == nil {
+			err = n.images().Check(ctx, d)
+		}
+		if err != nil {
+			info.Problem = err.Error()
+		}
+		info.Virtual, info.Allocated, info.Device = Size(got.Size), Size(got.Allocated), got.Device
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+// ImageRequest is an image to be made in a node's storage folder.
+type ImageRequest struct {
+	File   string `json:"file"`           // relative to the storage folder, or absolute
+	Format string `json:"format"`         // raw (default) or qcow2
+	Size   Size   `json:"size,omitempty"` // of an empty one
+	// From is an image on the node to copy, of any format that qemu-img reads; FromFormat says which. It must not need another image.
+	From       string `json:"from,omitempty"`
+	FromFormat string `json:"from_format,omitempty"`
+}
+
+// Image is one that was made.
+type Image struct {
+	Path   string `json:"path"`
+	Format string `json:"format"`
+	Size   Size   `json:"size"`
+}
+
+// importedName stands for a disk's name in messages about an image that belongs to no VM yet.
+const importedName = "image"
+
+// MakeImage makes an image that a VM's spec can name: an empty one, or a copy of another one. Nothing is left after an error.
+func (n *Node) MakeImage(ctx context.Context, r ImageRequest) (Image, error) {
+	setDefault(&r.Format, blockrepl.Raw)
+	if r.File == "" || r.From != "" && r.Size != 0 {
+		return Image{}, errors.New("an image needs a file, and a size or another image to copy, which has a size of its own")
+	}
+	path := r.File
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(n.cfg.StorageDir, path)
+	}
+	d := blockrepl.Disk{Name: importedName, Path: path, Format: r.Format, Size: int64(r.Size)}
+	if r.From == "" {
+		if err := n.images().Create(ctx, d); err != nil {
+			return Image{}, err
+		}
+		return Image{path, r.Format, r.Size}, nil
+	}
+	size, format, err := n.images().Source(ctx, r.From, r.FromFormat)
+	if err != nil {
+		return Image{}, err
+	}
+	d.Size = size
+	if err := blockrepl.Validate([]blockrepl.Disk{d}); err != nil {
+		return Image{}, err
+	}
+	if err := n.images().Convert(ctx, r.From, format, d); err != nil {
+		return Image{}, err
+	}
+	return Image{path, r.Format, Size(size)}, nil
+}
+
+// Resize grows a disk of a VM that is switched off: this node's image, and the spec. The other half follows when the VM is protected next; until
+// then only this one may be started. Disks don't shrink, and not while the VM runs: a quorum can't.
+func (n *Node) Resize(ctx context.Context, vm, disk string, size Size) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	spec, tag, err := n.Spec(vm)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(spec.Disks, func(d DiskSpec) bool { return d.Name == disk })
+	switch s := m.State(); {
+	case i < 0:
+		return fmt.Errorf("%s has no disk %q", vm, disk)
+	case size <= spec.Disks[i].Size:
+		return fmt.Errorf("disk %s of %s has %s already, and disks don't shrink", disk, vm, spec.Disks[i].Size)
+	case s != Stopped:
+		return fmt.Errorf("%s is %s: a disk's size can't be changed while %w: stop it first, and ask the node that ran it", vm, s, ErrNotWhileRunning)
+	}
+	spec.Disks[i].Size = size
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(spec.disks(n.cfg.StorageDir)[i].Path); err != nil {
+		return err
+	}
+	return n.ask(ctx, vm, ReqEdit, &editArgs{spec: spec, tag: tag, grow: true})
+}
