@@ -19,6 +19,7 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/qmp"
 	"github.com/coloctl/coloctl/state"
 )
@@ -117,11 +118,13 @@ func (s *small) open(name string) {
 	if os.Getenv("COLO_DEBUG") != "" {
 		out = s.t.Output()
 	}
+	command, err := comparer.Self()
+	must(s.t, err)
 	n, err := colo.NewNode(s.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(s.dir, name, "run"), StorageDir: filepath.Join(s.dir, name),
 		Links: []colo.Link{{Name: "link0", Address: s.top.Links[0].Addrs[name].Addr()}}, Ports: colo.PortRange{First: 9000, Last: 9100},
 		Netns: s.top.Nodes[name].Netns(), QEMU: []string{os.Getenv("COLOCTL_QEMU")}, QEMUImg: []string{os.Getenv("COLOCTL_QEMU_IMG")}, Accel: "tcg",
-		Store: st, Arbiter: s.mem.View(name), HeartbeatKey: make([]byte, 32), BitmapRotation: -1, HangTimeout: 10 * time.Second, HeartbeatTimeout: 3 * time.Second,
+		Store: st, Arbiter: s.mem.View(name), HeartbeatKey: make([]byte, 32), Comparer: command, BitmapRotation: -1, HangTimeout: 10 * time.Second, HeartbeatTimeout: 3 * time.Second,
 		Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(s.t, err)

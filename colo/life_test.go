@@ -20,6 +20,7 @@ import (
 	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -105,10 +106,12 @@ func (p *pair) addNode(name, qemu, img string) {
 	for _, l := range p.top.Links {
 		links = append(links, colo.Link{Name: l.Name, Address: l.Addrs[name].Addr()})
 	}
+	command, err := comparer.Self()
+	must(p.t, err)
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Netns: p.top.Nodes[name].Netns(), QEMU: []string{qemu}, QEMUImg: []string{img}, Accel: "tcg",
-		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32), BitmapRotation: 500 * time.Millisecond,
+		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32), Comparer: command, BitmapRotation: 500 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(p.t.Output(), &slog.HandlerOptions{Level: level})),
 	})
 	must(p.t, err)

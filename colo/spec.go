@@ -57,7 +57,7 @@ type ProtectionSpec struct {
 	CompareTimeout   Duration      `yaml:"compare-timeout,omitempty" json:"compare_timeout"`       // how long a packet waits for its twin; 20ms
 	Profile          string        `yaml:"profile,omitempty" json:"profile"`                       // latency, balanced (default) or throughput: what the times below are unless given
 	Adaptive         bool          `yaml:"adaptive,omitempty" json:"adaptive"`                     // shorten the time between checkpoints while they cost little
-	Comparer         string        `yaml:"comparer,omitempty" json:"comparer"`                     // builtin (default) or stream
+	Comparer         string        `yaml:"comparer,omitempty" json:"comparer"`                     // stream (default) or builtin
 	Compare          []CompareRule `yaml:"compare,omitempty" json:"compare,omitempty"`             // stream only: flows that are not compared; the first rule that fits decides
 	ExpiredScanCycle Duration      `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
 	MaxBandwidth     Size          `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
@@ -129,7 +129,7 @@ func (s *Spec) setDefaults() {
 	p := &s.Protection
 	setDefault(&p.Level, LevelProtected)
 	setDefault(&p.OnDiskError, SwitchOnDiskError)
-	setDefault(&p.Comparer, ComparerBuiltin)
+	setDefault(&p.Comparer, ComparerStream)
 	setDefault(&p.Profile, ProfileBalanced)
 	f, ok := profiles[p.Profile]
 	if !ok {

@@ -159,7 +159,7 @@ func labFlags(more ...cli.Flag) []cli.Flag {
 		&cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
 		&cli.StringFlag{Name: "arbiter", Value: config.ArbiterWitness, Usage: "`KIND` of arbiter: witness, or etcd, which must be installed"},
 		&cli.StringFlag{Name: "launcher", Value: config.LauncherColod, Usage: "`WHO` starts QEMU: colod, or libvirt, whose daemon must be installed"},
-		&cli.StringFlag{Name: "comparer", Value: colo.ComparerBuiltin, Usage: "`WHO` compares what the copies say: builtin, which is QEMU's, or stream"},
+		&cli.StringFlag{Name: "comparer", Value: colo.ComparerStream, Usage: "`WHO` compares what the copies say: stream, or builtin, which is QEMU's"},
 		&cli.DurationFlag{Name: "hold-down", Usage: "how long a node that has returned must be well before a VM is protected by it", DefaultText: "the daemons'"})
 }
 

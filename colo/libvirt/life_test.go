@@ -25,6 +25,7 @@ import (
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/internal/libvirtd"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -176,10 +177,12 @@ func (p *pair) open(name string) {
 	p.t.Cleanup(func() { _ = st.Close() })
 	d := p.virt[name]
 	must(p.t, os.MkdirAll(filepath.Join(dir, "run"), 0o755))
+	command, err := comparer.Self()
+	must(p.t, err)
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Links: []colo.Link{{Name: "link0", Address: p.top.Links[0].Addrs[name].Addr()}},
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Netns: p.top.Nodes[name].Netns(), QEMU: []string{p.qemu}, QEMUImg: []string{p.img}, Accel: "tcg",
-		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32),
+		Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32), Comparer: command,
 		Starter: libvirt.Starter{Address: libvirt.Address{Socket: d.Socket()}, LogDir: d.LogDir(), Netns: p.top.Nodes[name].Netns()},
 		Log:     slog.New(slog.NewTextHandler(p.t.Output(), nil)),
 	})

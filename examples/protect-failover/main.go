@@ -35,10 +35,12 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/state"
 )
 
 func main() {
+	comparer.Main() // the node starts this program again, for each VM, to compare what its two copies say
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdin, os.Stdout); err != nil {
@@ -142,9 +144,13 @@ func open(ctx context.Context, o *options, i int, votes *arbiter.Memory, key []b
 	if err != nil {
 		return nil, nil, err
 	}
+	compare, err := comparer.Self()
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
 	n, err := colo.NewNode(ctx, colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(dir, "run"), StorageDir: dir, Store: store,
-		QEMU: []string{o.qemu}, QEMUImg: []string{o.qemuImg}, Accel: o.accel,
+		QEMU: []string{o.qemu}, QEMUImg: []string{o.qemuImg}, Accel: o.accel, Comparer: compare,
 		Netns: o.netns[i], Links: []colo.Link{{Name: "link0", Address: addr}}, Ports: colo.PortRange{First: 9000, Last: 9099},
 		Arbiter: votes.View(name), HeartbeatKey: key,
 		Log: slog.New(slog.DiscardHandler), // the events that are printed say the same

@@ -19,6 +19,7 @@ import (
 	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 )
 
 const guestAddr = "10.77.0.10"
@@ -74,6 +75,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
+	comparer.Main()
 	lab.Main()
 	os.Exit(m.Run())
 }

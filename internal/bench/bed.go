@@ -22,6 +22,7 @@ import (
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/internal/netns"
 	"github.com/coloctl/coloctl/netcompare"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -46,8 +47,9 @@ type bed struct {
 	dir    string
 	assets *lab.Assets
 	top    *lab.Topology
-	self   string // this program
-	say    func(format string, args ...any)
+	// comparer is the command that starts one.
+	comparer []string
+	say      func(format string, args ...any)
 }
 
 func newBed(dir string, assets *lab.Assets, say func(string, ...any)) (*bed, error) {
@@ -55,11 +57,11 @@ func newBed(dir string, assets *lab.Assets, say func(string, ...any)) (*bed, err
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
+	command, err := comparer.Self()
 	if err != nil {
 		return nil, errors.Join(err, top.Close())
 	}
-	return &bed{dir: dir, assets: assets, top: top, self: self, say: say}, nil
+	return &bed{dir: dir, assets: assets, top: top, comparer: command, say: say}, nil
 }
 
 func (b *bed) Close() error { return b.top.Close() }
@@ -190,7 +192,7 @@ func (p *pair) startNode(ctx context.Context, i int, name string, votes arbiter.
 		Links: []colo.Link{{Name: b.top.Links[0].Name, Address: b.linkOf(name)}}, Ports: colo.PortRange{First: 9000, Last: 9099},
 		Netns: b.top.Nodes[name].Netns(), Accel: b.assets.Accel,
 		QEMU: append(append([]string{}, b.assets.QEMU...), monitorArgs(p.dirs[i])...), QEMUImg: b.assets.QEMUImg,
-		Comparer: []string{b.self, "compare"},
+		Comparer: b.comparer,
 		Arbiter:  votes, HeartbeatKey: make([]byte, 32), Log: slog.New(slog.DiscardHandler),
 	})
 	return err

@@ -20,7 +20,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,7 +36,7 @@ import (
 )
 
 func main() {
-	becomeComparer()
+	comparer.Main()
 	lab.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -55,21 +54,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
 	os.Exit(1)
-}
-
-// becomeComparer doesn't return in a process that the engine has started as the comparer of streams.
-func becomeComparer() {
-	if len(os.Args) != 3 || os.Args[1] != "compare" {
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	err := comparer.Run(ctx, os.Args[2], slog.Default())
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "compare:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
 }
 
 // scale says how much is measured.

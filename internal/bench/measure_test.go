@@ -14,6 +14,7 @@ import (
 
 	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/netcompare/comparer"
 )
 
 // TestMeasure measures as little as possible of everything that needs a guest: each figure must come out, whatever it is.
@@ -58,7 +59,7 @@ func TestMeasure(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
-	becomeComparer()
+	comparer.Main()
 	lab.Main()
 	os.Exit(m.Run())
 }

@@ -34,7 +34,7 @@ type Options struct {
 	Arbiter string
 	// Launcher is who starts QEMU: colod (default) or libvirt, whose libvirtd must be installed.
 	Launcher string
-	// Comparer of the VM's packets: builtin (default) or stream, see colo.ProtectionSpec.
+	// Comparer of the VM's packets: stream (default) or builtin, see colo.ProtectionSpec.
 	Comparer string
 	Links    int   // replication links; 1 when 0
 	Memory   int64 // of the guest, bytes; 256 MiB when 0

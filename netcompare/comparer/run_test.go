@@ -23,14 +23,7 @@ import (
 
 // The test's binary is the comparer when it is told so: a Keeper needs a real process.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "compare" {
-		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-		if err := Run(context.Background(), os.Args[2], log); err != nil {
-			log.Error("ended", "err", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	Main()
 	os.Exit(m.Run())
 }
 
@@ -344,9 +337,9 @@ func TestPausedByHand(t *testing.T) {
 func TestKilled(t *testing.T) {
 	q := newQEMU(t)
 	q.colo = "colo"
-	exe, err := os.Executable()
+	self, err := Self()
 	must(t, err)
-	k := &Keeper{Dir: q.dir, Command: []string{exe, "compare"}, Log: slog.New(slog.DiscardHandler)}
+	k := &Keeper{Dir: q.dir, Command: self, Log: slog.New(slog.DiscardHandler)}
 	must(t, k.Start(t.Context(), q.config()))
 	for i := range 5 {
 		q.until("a request for a checkpoint", func() bool { return q.said[len(q.said)-1] == "migrate-set-parameters" })
