@@ -39,7 +39,9 @@ func (im Images) Convert(ctx context.Context, from, format string, d Disk) (err 
 	}
 	defer func() {
 		if err = errors.Join(err, f.Close()); err != nil {
-			err = errors.Join(err, os.Remove(d.Path))
+			if e := os.Remove(d.Path); !errors.Is(e, fs.ErrNotExist) { // qemu-img may have
+				err = errors.Join(err, e)
+			}
 		}
 	}()
 	args := []string{"convert", "-q", "-O", d.Format}

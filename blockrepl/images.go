@@ -45,6 +45,8 @@ func (im Images) Create(ctx context.Context, d Disk) error {
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return d.fault(ErrExists, "", "remove it if nobody needs it, or use it as it is")
+	case errors.Is(err, fs.ErrNotExist):
+		return d.fault(err, "", "make its folder, or mount what belongs there")
 	case err != nil:
 		return d.fault(err, "", "")
 	}

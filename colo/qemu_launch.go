@@ -174,8 +174,11 @@ func (l *qemuLauncher) CreateImages(ctx context.Context, s *Spec) (made []string
 		if _, err := os.Stat(d.Path); err == nil {
 			continue
 		}
-		if err := os.MkdirAll(filepath.Dir(d.Path), 0o755); err != nil { //nolint:gosec // a folder of images is shared with the administrator's tools
-			return made, err
+		// Elsewhere a folder that is missing may be one that isn't mounted.
+		if dir := filepath.Dir(d.Path); strings.HasPrefix(dir+"/", filepath.Clean(l.cfg.StorageDir)+"/") {
+			if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a folder of images is shared with the administrator's tools
+				return made, err
+			}
 		}
 		if err := l.images.Create(ctx, d); err != nil {
 			return made, err

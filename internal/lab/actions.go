@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api"
 )
 
 // settleAfter is how long normal operation is watched before a loss, beside a random part of a checkpoint's interval, so that losses
@@ -47,10 +48,7 @@ var protect = Step{Name: "protect the VM", Do: func(ctx context.Context, r *Run)
 		return err
 	}
 	took := time.Since(begun)
-	status, err := r.Lab.Node(name).Status(ctx)
-	if err == nil && !status.Verdict.Protected {
-		err = fmt.Errorf("%s says that it is not protected: %s", name, status.Verdict.Reason)
-	}
+	status, err := r.judged(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -151,18 +149,31 @@ var settle = Step{Name: "watch normal operation", Do: func(ctx context.Context, 
 	return r.noteCheckpoints(ctx)
 }}
 
+// judgement is how long a node whose VM is in COLO may take to say that it is protected: what it asks for that answers late where a disk is busy.
+const judgement = 15 * time.Second
+
+// judged returns a node's status; if the VM is in COLO there, the first one that says that it is protected.
+func (r *Run) judged(ctx context.Context, node string) (s api.BothStatus, err error) {
+	ctx, cancel := context.WithTimeout(ctx, judgement)
+	defer cancel()
+	err = poll(ctx, func() (bool, error) {
+		if s, err = r.Lab.Node(node).Status(ctx); err != nil {
+			return false, err
+		}
+		return s.State != colo.Protected || s.Verdict.Protected, fmt.Errorf("%s says that it is not protected: %s", node, s.Verdict.Reason)
+	})
+	return s, err
+}
+
 // noteCheckpoints is called at the end of a time of protection.
 func (r *Run) noteCheckpoints(ctx context.Context) error {
 	name, err := r.Lab.Primary(ctx)
 	if err != nil {
 		return err
 	}
-	status, err := r.Lab.Node(name).Status(ctx)
+	status, err := r.judged(ctx, name)
 	if err != nil {
 		return err
-	}
-	if status.State == colo.Protected && !status.Verdict.Protected {
-		return fmt.Errorf("%s says that it is not protected: %s", name, status.Verdict.Reason)
 	}
 	if status.Checkpoints.Count > 0 {
 		r.checkpoints = append(r.checkpoints, status.Checkpoints)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/coloctl/coloctl/internal/guest/blob"
 )
@@ -31,9 +30,15 @@ func makeData(path string, size, filled int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// writeData lets the guest write to its second disk and flush it. What a place holds afterwards depends on the seed.
+// writeData lets the guest write to its second disk and flush it. What a place holds afterwards depends on the seed. It asks again until the guest,
+// which may be between two hosts, has answered.
 func (r *Run) writeData(ctx context.Context, offset, size int64, seed uint64) error {
-	return r.tellGuest(ctx, fmt.Sprintf("/raw?offset=%d&size=%d&seed=%d", offset, size, seed))
+	return poll(ctx, func() (bool, error) {
+		wctx, cancel := context.WithTimeout(ctx, counterTimeout)
+		defer cancel()
+		err := r.tellGuest(wctx, fmt.Sprintf("/raw?offset=%d&size=%d&seed=%d", offset, size, seed))
+		return err == nil, err
+	})
 }
 
 // dataPage is what the places of writes are multiples of.
@@ -66,16 +71,8 @@ func (r *Run) startLoad(ctx context.Context, piece int64) *load {
 		defer close(l.done)
 		for i := uint64(0); ctx.Err() == nil; i++ {
 			at := int64((seed+i*7919)%uint64(places)) * dataPage
-			wctx, cancel := context.WithTimeout(ctx, counterTimeout)
-			err := r.writeData(wctx, at, piece, seed+i)
-			cancel()
-			if err == nil {
+			if r.writeData(ctx, at, piece, seed+i) == nil { // or it was stopped
 				l.written.Add(piece)
-				continue
-			}
-			select { // the guest is between two hosts
-			case <-time.After(counterPause):
-			case <-ctx.Done():
 			}
 		}
 	}()

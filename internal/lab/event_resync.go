@@ -160,16 +160,21 @@ func interruptedResync(Params) []Step {
 // interruptWrites is what the guest writes before each interruption, so that also a resync by bitmap takes its time.
 const interruptWrites = 16 << 20
 
-var interrupt = Step{Name: "interrupt a resync", Do: func(ctx context.Context, r *Run) error {
+var interrupt = Step{Name: "interrupt a resync", Limit: 5 * time.Minute, Do: func(ctx context.Context, r *Run) error {
 	source, err := r.running(ctx)
 	if err != nil {
 		return err
 	}
+	target := r.Lab.Node(Other(source.Name))
 	begun := time.Now()
+	if s, err := source.Status(ctx); err != nil || s.State == colo.Protected { // the interruption before came too late
+		if err := errors.Join(err, target.KillQEMU(ctx)); err != nil {
+			return err
+		}
+	}
 	if err := r.rewrite(ctx, interruptWrites, rewritePiece); err != nil {
 		return err
 	}
-	target := r.Lab.Node(Other(source.Name))
 	// It may have begun while the guest wrote, and be over already.
 	if _, err := r.Lab.Journal.Await(ctx, begun, func(e colo.Event) bool {
 		return e.Node == source.Name && e.Kind == "state" && (e.State == colo.Syncing || e.State == colo.Protected)
@@ -204,17 +209,19 @@ func (r *Run) running(ctx context.Context) (*Node, error) {
 	return r.Lab.Node(name), r.Clients.HTTP.Await(ctx, time.Now())
 }
 
-// neverFalse fails if the target takes its disks for equal while the source doesn't say that the VM is protected, before and after.
+// neverFalse fails if the target takes its disks for equal in the generation in which the source doesn't say that the VM is protected, before and
+// after. That it has not yet heard of that generation is no claim: it can't start before it has asked the arbiter for the next.
 func (r *Run) neverFalse(ctx context.Context, source, target *Node) error {
-	unprotected := func() bool {
+	alone := func() uint64 {
 		s, err := source.Status(ctx)
-		return err == nil && slices.Contains([]colo.State{colo.Solo, colo.Syncing}, s.State) && len(s.Members) == 1 && s.Members[0] == source.Name
+		if err != nil || !slices.Contains([]colo.State{colo.Solo, colo.Syncing}, s.State) || !slices.Equal(s.Members, []string{source.Name}) {
+			return 0
+		}
+		return s.Generation
 	}
-	if !unprotected() {
-		return nil
-	}
+	generation := alone()
 	there, err := target.Status(ctx)
-	if err != nil || !unprotected() { // its daemon is down, or things have changed meanwhile
+	if generation == 0 || err != nil || there.Generation < generation || alone() != generation { // it may be down, or things have changed meanwhile
 		return nil //nolint:nilerr // who says nothing says nothing false
 	}
 	for _, d := range there.Disks {
