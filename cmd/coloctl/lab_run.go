@@ -24,6 +24,7 @@ func runFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "for", Usage: "how long the link of flap and slow-link is bad", DefaultText: "the scenario's"},
 		&cli.StringFlag{Name: "plot", Usage: "draw what the clients of the last run felt to `FILE.svg`"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the lab's folder, with its logs and disks, and print its path"},
+		&cli.BoolFlag{Name: "keep-failed", Usage: "the same, of runs that are not ok only"},
 	)
 }
 
@@ -57,7 +58,7 @@ func labRun(cc *cli.Context) error {
 	if plot != "" {
 		err = errors.Join(err, bringOut(filepath.Join(f.Path, plotName), plot))
 	}
-	if cc.Bool("keep") {
+	if cc.Bool("keep") || err != nil && cc.Bool("keep-failed") {
 		fmt.Fprintf(cc.App.ErrWriter, "the lab's folder is kept: %s\n", f.Path)
 		return errors.Join(err, f.Keep())
 	}
@@ -156,7 +157,8 @@ func oneLife(cc *cli.Context, s *lab.Scenario, o lab.RunOptions) (*lab.Run, erro
 		o.Tell.Say("%s, seed %d", s.Name, o.Seed)
 	}
 	r, err := s.Execute(cc.Context, o)
-	if !cc.Bool("keep") {
+	failed := err != nil || !r.Result.OK
+	if !cc.Bool("keep") && !(failed && cc.Bool("keep-failed")) {
 		err = errors.Join(err, os.RemoveAll(o.Lab.Dir))
 	}
 	return r, err
