@@ -22,7 +22,11 @@ import (
 // like on a disk that is dying.
 func (s *small) smallFS(name string) {
 	s.t.Helper()
-	dir := filepath.Join(s.dir, name, "img")
+	s.mountSmall(filepath.Join(s.dir, name, "img"))
+}
+
+func (s *small) mountSmall(dir string) {
+	s.t.Helper()
 	must(s.t, os.MkdirAll(dir, 0o700))
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
 		s.t.Fatalf("mount: %v", err)
@@ -172,4 +176,33 @@ func TestVerify(t *testing.T) {
 		t.Errorf("after the repair: %+v %v", v, err)
 	}
 	s.same(ctx, false)
+}
+
+// TestOverlayFull: the secondary's overlays find no room. Its QEMU is given up, the guest goes on, and has every write.
+func TestOverlayFull(t *testing.T) {
+	s := startSmall(t, 1)
+	s.mountSmall(filepath.Join(s.dir, "n2", "overlays"))
+	must(t, os.MkdirAll(filepath.Join(s.dir, "n1", "img"), 0o700))
+	must(t, os.MkdirAll(filepath.Join(s.dir, "n2", "img"), 0o700))
+	s.create(colo.DiskSpec{Name: "vda", File: "img/a.raw", Size: smallDisk})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n1 := s.nodes["n1"]
+	must(t, n1.Start(ctx, "web"))
+	s.io(ctx, "n1", "write -P 0x61 0 16M")
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+	s.io(ctx, "n1", "write -P 0x62 0 16M") // what it overwrites goes to an overlay, up to the next checkpoint
+	s.await("n1", "its secondary to be given up", func(st colo.Status) bool { return st.State == colo.Solo })
+	s.await("n2", "the end of its copy", func(st colo.Status) bool { return st.State == colo.Outdated })
+	s.io(ctx, "n1", "read -P 0x62 0 16M")
+	s.io(ctx, "n1", "write -P 0x63 20M 1M")
+	s.io(ctx, "n1", "flush")
+	for at, p := range map[int64]byte{0: 0x62, 15 << 20: 0x62, 20 << 20: 0x63} {
+		if got := s.read("n1", at, 4096); !bytes.Equal(got, bytes.Repeat([]byte{p}, 4096)) {
+			t.Errorf("at %d n1 has %x", at, got[0])
+		}
+	}
+	if st := s.status("n2"); st.Disks[0].InSync {
+		t.Errorf("n2's half counts as current: %+v", st.Disks[0])
+	}
 }

@@ -121,7 +121,7 @@ func (s *small) open(name string) {
 	command, err := comparer.Self()
 	must(s.t, err)
 	n, err := colo.NewNode(s.t.Context(), colo.NodeConfig{
-		Name: name, RunDir: filepath.Join(s.dir, name, "run"), StorageDir: filepath.Join(s.dir, name),
+		Name: name, RunDir: filepath.Join(s.dir, name, "run"), StorageDir: filepath.Join(s.dir, name), OverlayDir: filepath.Join(s.dir, name, "overlays"),
 		Links: []colo.Link{{Name: "link0", Address: s.top.Links[0].Addrs[name].Addr()}}, Ports: colo.PortRange{First: 9000, Last: 9100},
 		Netns: s.top.Nodes[name].Netns(), QEMU: []string{os.Getenv("COLOCTL_QEMU")}, QEMUImg: []string{os.Getenv("COLOCTL_QEMU_IMG")}, Accel: "tcg",
 		Store: st, Arbiter: s.mem.View(name), HeartbeatKey: make([]byte, 32), Comparer: command, BitmapRotation: -1, HangTimeout: 10 * time.Second, HeartbeatTimeout: 3 * time.Second,

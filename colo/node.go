@@ -48,6 +48,8 @@ type NodeConfig struct {
 	HeartbeatInterval time.Duration   // 100ms when 0
 	HeartbeatTimeout  time.Duration   // 400ms when 0
 	VerifyEvery       time.Duration   // how often the halves of a protected VM are compared; never when 0
+	VerifySpeed       int64           // bytes a second that are read for it of each half; no limit when 0
+	OverlayDir        string          // of standbys and secondaries, with a folder for each VM; in RunDir when empty
 	BitmapRotation    time.Duration   // how often the record of writes is shortened to what may not be durable on the peer; 30s when 0, never when negative
 	HangTimeout       time.Duration   // how long a QEMU may not answer, or a checkpoint last; 2s when 0
 	Log               *slog.Logger    // slog.Default when nil

@@ -109,6 +109,14 @@ func dialQMP(ctx context.Context, p *process, path, name string) (*qmp.Client, e
 
 func (l *qemuLauncher) dir(vm string) string { return filepath.Join(l.cfg.RunDir, vm) }
 
+// overlays is the folder of a VM's overlays.
+func (l *qemuLauncher) overlays(vm string) string {
+	if l.cfg.OverlayDir != "" {
+		return filepath.Join(l.cfg.OverlayDir, vm)
+	}
+	return filepath.Join(l.dir(vm), overlayDir)
+}
+
 func (l *qemuLauncher) parts(s *Spec) ([]blockrepl.Disk, []netcompare.NIC) {
 	return s.disks(l.cfg.StorageDir), s.nics(func(nic string) string { return netcompare.TapName(s.Name, nic) })
 }
@@ -232,7 +240,7 @@ func (l *qemuLauncher) colo(r LaunchRequest) []string {
 		argv = append(argv, "-qmp", "unix:"+filepath.Join(dir, sock)+",server=on,wait=off")
 	}
 	if r.Standby {
-		argv = append(argv, blockrepl.StandbyArgs(disks, filepath.Join(dir, overlayDir))...)
+		argv = append(argv, blockrepl.StandbyArgs(disks, l.overlays(r.Spec.Name))...)
 		argv = append(argv, "-incoming", "defer")
 	} else {
 		argv = append(argv, blockrepl.PrimaryArgs(disks)...)
@@ -257,7 +265,6 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 		return nil, err
 	}
 	disks, nics := l.parts(r.Spec)
-	dir := l.dir(r.Spec.Name)
 	uid, gid, err := l.user(ctx)
 	if err != nil {
 		return nil, err
@@ -267,11 +274,13 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	if err := l.ownFolder(r.Spec.Name, uid); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
-		return nil, err
+	for _, dir := range []string{l.dir(r.Spec.Name), l.overlays(r.Spec.Name)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
 	}
 	if r.Standby {
-		if err := l.images.CreateOverlays(ctx, filepath.Join(dir, overlayDir), disks); err != nil {
+		if err := l.images.CreateOverlays(ctx, l.overlays(r.Spec.Name), disks); err != nil {
 			return nil, err
 		}
 		// What is found equal must stay so: nothing else writes to the images until a resync does.
@@ -416,7 +425,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)
 	dir := l.dir(s.Name)
-	errs := []error{l.images.RemoveOverlays(filepath.Join(dir, overlayDir), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropLinks(ctx, s.Name)}
+	errs := []error{l.images.RemoveOverlays(l.overlays(s.Name), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropLinks(ctx, s.Name)}
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}
@@ -443,5 +452,5 @@ func (l *qemuLauncher) Remove(ctx context.Context, s *Spec, images bool) error {
 			}
 		}
 	}
-	return os.RemoveAll(l.dir(s.Name))
+	return errors.Join(os.RemoveAll(l.overlays(s.Name)), os.RemoveAll(l.dir(s.Name)))
 }

@@ -117,7 +117,7 @@ func (l *qemuLauncher) ownFolder(vm string, uid int) error {
 	if uid == os.Geteuid() {
 		return nil
 	}
-	if err := os.RemoveAll(l.dir(vm)); err != nil {
+	if err := errors.Join(os.RemoveAll(l.dir(vm)), os.RemoveAll(l.overlays(vm))); err != nil {
 		return err
 	}
 	return os.MkdirAll(l.cfg.RunDir, 0o755) //nolint:gosec // QEMU's user has to get through it
@@ -133,12 +133,14 @@ func (l *qemuLauncher) handOver(r LaunchRequest, uid, gid int) error {
 	for _, d := range disks {
 		errs = append(errs, os.Chown(d.Path, uid, gid))
 	}
-	errs = append(errs, filepath.WalkDir(l.dir(r.Spec.Name), func(path string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, uid, gid)
-	}))
+	for _, dir := range []string{l.dir(r.Spec.Name), l.overlays(r.Spec.Name)} {
+		errs = append(errs, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Lchown(path, uid, gid)
+		}))
+	}
 	return errors.Join(errs...)
 }
 

@@ -7,16 +7,17 @@ import (
 	"github.com/coloctl/coloctl/state"
 )
 
-// DefaultVerifyEvery is how often a daemon compares the halves of its protected VMs.
-const DefaultVerifyEvery = 30 * 24 * time.Hour
+// How often a daemon compares the halves of its protected VMs, and how much of each half it reads for that, in bytes a second.
+const (
+	DefaultVerifyEvery = 30 * 24 * time.Hour
+	DefaultVerifySpeed = 32 << 20
+)
 
 const (
 	// verifyLook is how often a node looks whether a comparison is due.
 	verifyLook = 10 * time.Minute
 	// firstVerify is how long a VM that was never compared must have been protected.
 	firstVerify = 24 * time.Hour
-	// verifySpeed bounds what is read for it, in bytes a second of each half.
-	verifySpeed = 32 << 20
 )
 
 // verifyDue says whether the halves of a VM that has been protected since a moment are to be compared now.
@@ -44,7 +45,7 @@ func (m *machine) verifyNowAndThen(ctx context.Context, every time.Duration) {
 		if m.State() != Protected || !verifyDue(rec.Verify, m.inState(), time.Now(), every) {
 			continue
 		}
-		if _, err := m.n.Verify(ctx, m.name, VerifyOptions{Limit: verifySpeed}); err != nil {
+		if _, err := m.n.Verify(ctx, m.name, VerifyOptions{Limit: m.n.cfg.VerifySpeed}); err != nil {
 			m.log.Warn("verify", "err", err)
 		}
 	}

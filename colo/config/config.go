@@ -30,6 +30,7 @@ type Config struct {
 	StateDir   string `yaml:"state-dir,omitempty"`   // must survive everything; /var/lib/coloctl
 	RunDir     string `yaml:"run-dir,omitempty"`     // may be lost at a reboot; /run/coloctl
 	StorageDir string `yaml:"storage-dir,omitempty"` // disk images with relative paths; disks in StateDir
+	OverlayDir string `yaml:"overlay-dir,omitempty"` // what secondaries keep between checkpoints; in RunDir when empty
 	Netns      string `yaml:"netns,omitempty"`       // of QEMUs and taps; the daemon's own when empty
 	// HostID tells a witness on which host this node runs, so that one on the same host is refused. Default: the running kernel's. Only a lab, whose hosts share
 	// one kernel, needs others.
@@ -48,6 +49,7 @@ type Config struct {
 	Heartbeat   Heartbeat     `yaml:"heartbeat,omitempty"`
 	HangTimeout colo.Duration `yaml:"hang-timeout,omitempty"` // how long a QEMU may not answer, or a checkpoint last; 2s
 	Recovery    Recovery      `yaml:"recovery,omitempty"`
+	Verify      Verify        `yaml:"verify,omitempty"`
 	Arbiter     Arbiter       `yaml:"arbiter"`
 
 	Watchdog Watchdog `yaml:"watchdog,omitempty"`
@@ -111,6 +113,13 @@ type Recovery struct {
 	PrimaryFirst colo.Duration `yaml:"primary-first,omitempty"` // how long a last secondary lets the last primary start first; 10s
 	Attempts     int           `yaml:"attempts,omitempty"`      // failures within Window after which a person is needed; 5
 	Window       colo.Duration `yaml:"window,omitempty"`        // 10m
+}
+
+// Verify says how often the halves of protected VMs are compared.
+type Verify struct {
+	Off   bool          `yaml:"off,omitempty"`
+	Every colo.Duration `yaml:"every,omitempty"` // 720h, which are 30 days
+	Limit colo.Size     `yaml:"limit,omitempty"` // what is read of each half in a second; 32MiB
 }
 
 // Watchdog names a device that resets the host when the daemon's engine stands still.
@@ -220,6 +229,8 @@ func (c *Config) setDefaults(dir string) {
 	setDefault(&c.Heartbeat.Interval, colo.Duration(100*time.Millisecond))
 	setDefault(&c.Heartbeat.Timeout, colo.Duration(400*time.Millisecond))
 	setDefault(&c.HangTimeout, colo.Duration(2*time.Second))
+	setDefault(&c.Verify.Every, colo.Duration(colo.DefaultVerifyEvery))
+	setDefault(&c.Verify.Limit, colo.DefaultVerifySpeed)
 	setDefault(&c.API.Socket, filepath.Join(c.RunDir, "api.sock"))
 	if c.Watchdog.Device != "" {
 		setDefault(&c.Watchdog.Timeout, colo.Duration(15*time.Second))
@@ -235,7 +246,7 @@ func (c *Config) setDefaults(dir string) {
 
 // paths are all fields that name a file or folder.
 func (c *Config) paths() []*string {
-	out := []*string{&c.StateDir, &c.RunDir, &c.StorageDir, &c.Heartbeat.KeyFile, &c.API.Socket, &c.Watchdog.Device, &c.TLS.Identity, &c.TLS.Trust}
+	out := []*string{&c.StateDir, &c.RunDir, &c.StorageDir, &c.OverlayDir, &c.Heartbeat.KeyFile, &c.API.Socket, &c.Watchdog.Device, &c.TLS.Identity, &c.TLS.Trust}
 	if e := c.Arbiter.Etcd; e != nil {
 		out = append(out, &e.CA, &e.Cert, &e.Key, &e.PasswordFile)
 	}
@@ -324,6 +335,12 @@ func (c *Config) validateTimes(bad badFunc) {
 	}
 	if h.Timeout < 3*h.Interval || time.Duration(h.Timeout) > time.Minute {
 		bad("heartbeat.timeout", "%s: expected at least three intervals of %s, and at most 1m", h.Timeout, h.Interval)
+	}
+	if d := time.Duration(c.Verify.Every); d < time.Hour {
+		bad("verify.every", "%s: expected at least 1h", d)
+	}
+	if l := c.Verify.Limit; l < 1<<20 {
+		bad("verify.limit", "%s: expected at least 1MiB (a second)", l)
 	}
 	if d := time.Duration(c.HangTimeout); d < 100*time.Millisecond || d > 5*time.Minute {
 		bad("hang-timeout", "%s: expected 100ms to 5m", d)

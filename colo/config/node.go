@@ -14,7 +14,10 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 		Name: c.Node, RunDir: c.RunDir, StorageDir: c.StorageDir, Links: links(c.Links), Ports: colo.PortRange(c.Ports), Netns: c.Netns,
 		QEMU: c.QEMU.Command, QEMUImg: c.QEMU.Img, Accel: c.QEMU.Accel,
 		HeartbeatPort: c.Heartbeat.Port, HeartbeatInterval: time.Duration(c.Heartbeat.Interval), HeartbeatTimeout: time.Duration(c.Heartbeat.Timeout),
-		HangTimeout: time.Duration(c.HangTimeout), VerifyEvery: colo.DefaultVerifyEvery, Plain: c.Replication.Encryption == "off",
+		HangTimeout: time.Duration(c.HangTimeout), VerifyEvery: time.Duration(c.Verify.Every), VerifySpeed: int64(c.Verify.Limit), OverlayDir: c.OverlayDir, Plain: c.Replication.Encryption == "off",
+	}
+	if c.Verify.Off {
+		out.VerifyEvery = 0
 	}
 	if s, ok := c.libvirt(); ok {
 		out.Starter = s
