@@ -26,6 +26,8 @@ type Replication struct {
 	Connections int      `json:"connections"`
 	MPTCP       bool     `json:"mptcp"` // all of them can use several links
 	Links       []string `json:"links"` // that work and carry each of them
+	// Listens are the addresses on which its QEMU takes connections from other hosts, as the kernel tells them.
+	Listens []string `json:"listens"`
 }
 
 // Path is another link that leads to a standby.

@@ -3,6 +3,7 @@ package colo_test
 import (
 	"bufio"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -16,7 +17,7 @@ import (
 	"github.com/coloctl/coloctl/internal/netns"
 )
 
-// TestEncryption: the disk of a protected VM is exported to nobody without the key, and the key is in no file any more.
+// TestEncryption: QEMU is confined, the disk of a protected VM is exported to nobody without the key, and the key is in no file any more.
 func TestEncryption(t *testing.T) {
 	p := newPair(t)
 	ctx := t.Context()
@@ -52,6 +53,18 @@ func TestEncryption(t *testing.T) {
 		t.Errorf("a stranger gets %d bytes for the name of the export (%v)", n, err)
 	}
 	for _, name := range []string{"n1", "n2"} {
+		s, err := p.nodes[name].Status(ctx, "web")
+		must(t, err)
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID))
+		must(t, err)
+		for _, want := range []string{"\nSeccomp:\t2\n", "\nNoNewPrivs:\t1\n"} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s: QEMU is not confined: no %q", name, want)
+			}
+		}
+		if st, err := os.Stat(filepath.Join(p.dir, name, "run", "web")); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("%s: folder of the VM: %v, %v", name, st.Mode(), err)
+		}
 		must(t, filepath.WalkDir(filepath.Join(p.dir, name), func(path string, _ os.DirEntry, err error) error {
 			if strings.HasSuffix(path, ".psk") {
 				t.Errorf("the key is still in %s", path)

@@ -55,6 +55,7 @@ type NodeConfig struct {
 	Log               *slog.Logger    // slog.Default when nil
 	Launcher          Launcher        // QEMU when nil
 	Starter           Starter         // of QEMU; the node itself when nil
+	User              *User           // whom QEMUs run as that the node starts itself; nil is the node's own user
 	Plain             bool            // replication is not encrypted: the links are nobody else's. The same on both nodes
 	// Comparer is how the comparer of streams is started (colod compare): its program and arguments, to which a folder is added.
 	// Without it VMs can only have QEMU's own.

@@ -25,7 +25,8 @@ type process struct {
 	log  string        // file with what it printed
 }
 
-func startProcess(netnsPath string, argv []string, logFile string) (*process, error) {
+// startProcess starts it as another user unless that is nil.
+func startProcess(netnsPath string, user *User, argv []string, logFile string) (*process, error) {
 	out, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
@@ -34,6 +35,9 @@ func startProcess(netnsPath string, argv []string, logFile string) (*process, er
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // it must not end with a context of ours
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if user != nil {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: user.UID, Gid: user.GID, Groups: user.Groups}
+	}
 	if err := netns.Start(netnsPath, cmd); err != nil {
 		return nil, fmt.Errorf("%s: %w", argv[0], err)
 	}

@@ -100,7 +100,11 @@ func (l *qemuLauncher) checkCrypt(ctx context.Context, f *qmp.Features, m *qmp.C
 	err := f.Require("tls-creds-psk", "chardev tls", "nbd server tls", "migration tls")
 	if err == nil {
 		dir = filepath.Join(dir, keyFolder)
-		if err := writeKey(dir, newKey(), os.Geteuid(), os.Getegid()); err != nil {
+		uid, gid := os.Geteuid(), os.Getegid() // the starter's QEMUs aren't asked
+		if u := l.cfg.User; u != nil {
+			uid, gid = int(u.UID), int(u.GID)
+		}
+		if err := writeKey(dir, newKey(), uid, gid); err != nil {
 			return err
 		}
 		err = addCredentials(ctx, m, dir, "server")

@@ -36,6 +36,7 @@ type qemuLauncher struct {
 	images  blockrepl.Images
 	host    netcompare.Host
 	version string
+	sandbox []string // of QEMU's command line; empty where it can't
 
 	noMPTCP error        // why connections can't use several links
 	links   sync.Mutex   // held while the kernel is told about them
@@ -45,6 +46,35 @@ type qemuLauncher struct {
 // launchTimeout bounds the time until a new QEMU answers.
 const launchTimeout = 20 * time.Second
 
+// sandbox is what a QEMU may not ask of the kernel: outdated calls, more privileges, other programs, and the scheduling of others.
+var sandbox = []string{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"}
+
+// startProbe starts a QEMU without a machine, confined as the VMs' will be.
+func (l *qemuLauncher) startProbe(ctx context.Context, dir string) (*process, *qmp.Client, error) {
+	if u := l.cfg.User; u != nil {
+		if err := os.Chown(dir, int(u.UID), int(u.GID)); err != nil {
+			return nil, nil, err
+		}
+	}
+	sock := filepath.Join(dir, "qmp")
+	for l.sandbox = sandbox; ; l.sandbox = nil {
+		argv := slices.Concat(l.cfg.QEMU, []string{"-M", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "unix:" + sock + ",server=on,wait=off"}, l.sandbox)
+		p, err := startProcess("", l.cfg.User, argv, filepath.Join(dir, "log"))
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := dialQMP(ctx, p, sock, l.cfg.Name+" probe")
+		if err == nil {
+			return p, c, nil
+		}
+		_ = p.kill(context.WithoutCancel(ctx))
+		if l.sandbox == nil || !strings.Contains(p.lastWords(), "sandbox") {
+			return nil, nil, err
+		}
+		l.cfg.Log.Warn("this QEMU was built without seccomp: it is not confined", "node", l.cfg.Name, "qemu", l.cfg.QEMU[0])
+	}
+}
+
 // newLauncher asks the QEMU what it can do, by starting one without a machine.
 func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns, TapUser: uint32(os.Geteuid()), TapGroup: uint32(os.Getegid())}}
@@ -53,19 +83,13 @@ func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	sock := filepath.Join(dir, "qmp")
-	argv := append(slices.Clone(cfg.QEMU), "-M", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "unix:"+sock+",server=on,wait=off")
-	p, err := startProcess("", argv, filepath.Join(dir, "log"))
+	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
+	defer cancel()
+	p, c, err := l.startProbe(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = p.kill(context.WithoutCancel(ctx)) }()
-	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
-	defer cancel()
-	c, err := dialQMP(ctx, p, sock, cfg.Name+" probe")
-	if err != nil {
-		return nil, err
-	}
 	defer c.Close()
 	f, err := qmp.Probe(ctx, c)
 	if err != nil {
@@ -150,9 +174,7 @@ func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 			errs = append(errs, fmt.Errorf("NIC %s: %w", n.Name, err))
 		}
 	}
-	if l.cfg.Starter != nil {
-		errs = append(errs, l.checkStarter(ctx, s))
-	}
+	errs = append(errs, l.checkStarter(ctx, s))
 	if err := errors.Join(errs...); err != nil {
 		return errors.Join(append(errs, missingAsText(missing)...)...)
 	}
@@ -160,11 +182,15 @@ func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 }
 
 func (l *qemuLauncher) checkStarter(ctx context.Context, s *Spec) error {
-	uid, gid, err := l.cfg.Starter.User(ctx)
+	uid, gid, err := l.user(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.checkReach(s, uid, gid), l.cfg.Starter.Check(ctx, l.startRequest(LaunchRequest{Spec: s})))
+	err = l.checkReach(s, uid, gid)
+	if l.cfg.Starter != nil {
+		err = errors.Join(err, l.cfg.Starter.Check(ctx, l.startRequest(LaunchRequest{Spec: s})))
+	}
+	return err
 }
 
 // missingAsText keeps missing images in a message about worse things without letting the whole pass for ErrImageMissing.
@@ -228,7 +254,7 @@ func (l *qemuLauncher) argv(r LaunchRequest) []string {
 	if !r.Standby {
 		argv = append(argv, "-S")
 	}
-	return append(argv, l.colo(r)...)
+	return slices.Concat(argv, l.sandbox, l.colo(r))
 }
 
 // colo is the part of the command line that COLO and this package need.

@@ -250,7 +250,14 @@ func (c *qemuCopy) Replication(ctx context.Context) (*Replication, error) {
 		crypt = new(params.Creds == credsID)
 		c.encrypted.Store(crypt)
 	}
-	r := &Replication{Encrypted: *crypt, MPTCP: true, Links: []string{}}
+	listens, err := c.l.host.Listeners(ctx, c.proc.pid)
+	if err != nil {
+		return nil, err
+	}
+	r := &Replication{Encrypted: *crypt, MPTCP: true, Links: []string{}, Listens: []string{}}
+	for _, a := range listens {
+		r.Listens = append(r.Listens, a.String())
+	}
 	carries := map[string]int{}
 	for _, conn := range conns {
 		var used []string

@@ -57,11 +57,17 @@ func (l *qemuLauncher) startRequest(r LaunchRequest) StartRequest {
 	}
 }
 
+// User is whom a program runs as.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 // besides GID
+}
+
 // start starts a QEMU, by itself or by the node's Starter.
 func (l *qemuLauncher) start(ctx context.Context, r LaunchRequest) (*process, error) {
 	s := l.cfg.Starter
 	if s == nil {
-		return startProcess(l.cfg.Netns, l.argv(r), l.logFile(r.Spec.Name))
+		return startProcess(l.cfg.Netns, l.cfg.User, l.argv(r), l.logFile(r.Spec.Name))
 	}
 	pid, err := s.Start(ctx, l.startRequest(r))
 	if err != nil {
@@ -107,6 +113,9 @@ func (c *NodeConfig) startedBy() string {
 func (l *qemuLauncher) user(ctx context.Context) (uid, gid int, err error) {
 	if s := l.cfg.Starter; s != nil {
 		return s.User(ctx)
+	}
+	if u := l.cfg.User; u != nil {
+		return int(u.UID), int(u.GID), nil
 	}
 	return os.Geteuid(), os.Getegid(), nil
 }

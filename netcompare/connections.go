@@ -29,6 +29,7 @@ type Connection struct {
 const (
 	sockDiagByFamily = 20
 	tcpEstablished   = 1
+	tcpListen        = 10
 	diagInfo         = 2  // attributes of a socket: struct tcp_info
 	diagULP          = 19 // what lies above it, by its name; told only with diagInfo
 	diagSize         = 72 // struct inet_diag_msg
@@ -48,7 +49,7 @@ func (h Host) Connections(ctx context.Context, pid int) ([]Connection, error) {
 	found := map[uint32]Connection{}
 	err = netns.Do(h.Netns, func() error {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			all, err := established(family)
+			all, err := sockets(family, tcpEstablished)
 			if err != nil {
 				return err
 			}
@@ -72,6 +73,35 @@ func (h Host) Connections(ctx context.Context, pid int) ([]Connection, error) {
 	return slices.Collect(maps.Values(found)), nil
 }
 
+// Listeners lists the TCP addresses on which a process takes connections from other hosts.
+func (h Host) Listeners(ctx context.Context, pid int) (addrs []netip.AddrPort, err error) {
+	inodes, err := socketsOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	err = netns.Do(h.Netns, func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			all, err := sockets(family, tcpListen)
+			if err != nil {
+				return err
+			}
+			for _, s := range all {
+				if a := netip.AddrPortFrom(s.local, s.port); inodes[s.inode] && !s.local.IsLoopback() && !slices.Contains(addrs, a) {
+					addrs = append(addrs, a)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, &HostError{Op: "list listening sockets of", Link: fmt.Sprintf("process %d", pid), Netns: h.Netns, Err: err}
+	}
+	return addrs, nil
+}
+
 // socketsOf are the inode numbers of a process's sockets.
 func socketsOf(pid int) (map[uint32]bool, error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
@@ -91,19 +121,21 @@ func socketsOf(pid int) (map[uint32]bool, error) {
 	return out, nil
 }
 
-// socket is one that is established.
+// socket is one of TCP.
 type socket struct {
 	local   netip.Addr
+	port    uint16
 	inode   uint32 // of the file that it belongs to; all paths of an MPTCP connection have the same
 	path    bool   // of an MPTCP connection
 	backoff uint8
 }
 
-func established(family uint8) ([]socket, error) {
+// sockets are all that are in a state.
+func sockets(family, state uint8) ([]socket, error) {
 	req := nl.NewNetlinkRequest(sockDiagByFamily, unix.NLM_F_DUMP)
 	head := make([]byte, 56) // struct inet_diag_req_v2
 	head[0], head[1], head[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
-	binary.NativeEndian.PutUint32(head[4:], 1<<tcpEstablished)
+	binary.NativeEndian.PutUint32(head[4:], 1<<state)
 	req.AddRawData(head)
 	msgs, err := req.Execute(unix.NETLINK_INET_DIAG, sockDiagByFamily)
 	if err != nil {
@@ -114,7 +146,7 @@ func established(family uint8) ([]socket, error) {
 		if len(m) < diagSize {
 			return nil, fmt.Errorf("the kernel's answer has %d bytes", len(m))
 		}
-		s := socket{local: netip.AddrFrom4([4]byte(m[8:12])), inode: binary.NativeEndian.Uint32(m[68:])}
+		s := socket{local: netip.AddrFrom4([4]byte(m[8:12])), port: binary.BigEndian.Uint16(m[4:]), inode: binary.NativeEndian.Uint32(m[68:])}
 		if family == unix.AF_INET6 {
 			s.local = netip.AddrFrom16([16]byte(m[8:24])).Unmap()
 		}

@@ -157,6 +157,10 @@ func TestConnections(t *testing.T) {
 		}
 	}
 	await(near(0, 1))
+	listens, err := p.host["n2"].Listeners(t.Context(), os.Getpid())
+	if want := []netip.AddrPort{netip.AddrPortFrom(p.addr(0), 9000)}; err != nil || !slices.Equal(listens, want) {
+		t.Errorf("listens on %v (%v), expected %v", listens, err, want)
+	}
 	p.announce(0)
 	await(near(0))
 	p.announce(0, 1)

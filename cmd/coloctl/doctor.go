@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/config"
@@ -140,6 +142,14 @@ func (f *findings) examineNode(cc *cli.Context, t *target) string {
 		none = errors.New("none: after a loss only proof or a person lets the other copy go on")
 	}
 	f.add("arbiter of "+t.String(), none, n.Arbiter, "configure a witness, etcd or a fence agent on both nodes")
+	for _, vm := range n.VMs {
+		s, err := t.Status(cc.Context, vm, false)
+		if err != nil || s.Replication == nil {
+			continue
+		}
+		f.add("replication of "+vm+" on "+t.String(), reachable(s.Replication), replicationText(s.Replication),
+			"take replication: {encryption: off} out of both nodes' files, and protect the VM anew: coloctl unprotect, coloctl protect")
+	}
 	h, err := t.Health(cc.Context)
 	if err != nil {
 		f.add("health of "+t.String(), err, "", "see the daemon's log: journalctl -u colod")
@@ -153,6 +163,25 @@ func (f *findings) examineNode(cc *cli.Context, t *target) string {
 		f.add(t.String()+": "+i.Name, bad, i.Text, healthRemedy(i))
 	}
 	return n.Version
+}
+
+// reachable says which sockets of a VM's replication a stranger could use.
+func reachable(r *colo.Replication) error {
+	var open []string
+	for _, addr := range r.Listens {
+		if a, err := netip.ParseAddrPort(addr); err != nil || !r.Encrypted || a.Addr().IsUnspecified() {
+			open = append(open, addr)
+		}
+	}
+	switch {
+	case len(open) > 0 && r.Encrypted:
+		return fmt.Errorf("QEMU listens on every address of the host: %s", strings.Join(open, ", "))
+	case len(open) > 0:
+		return fmt.Errorf("not encrypted: whoever reaches %s can read and write the VM's disks and packets", strings.Join(open, ", "))
+	case !r.Encrypted:
+		return fmt.Errorf("not encrypted: whoever sees what goes by %s can read and change it", strings.Join(r.Links, " and "))
+	}
+	return nil
 }
 
 func healthRemedy(i api.HealthItem) string {

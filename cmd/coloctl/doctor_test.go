@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/qmp"
@@ -152,6 +153,23 @@ func TestAdvice(t *testing.T) {
 		got := message(tt.err)
 		if tt.says == "" && strings.Contains(got, "next:") || !strings.Contains(got, tt.says) {
 			t.Errorf("%v: %q, want %q", tt.err, got, tt.says)
+		}
+	}
+}
+
+func TestReachable(t *testing.T) {
+	for want, r := range map[string]colo.Replication{
+		"": {Encrypted: true, Links: []string{"link0"}, Listens: []string{"10.90.0.2:9001"}},
+		"QEMU listens on every address of the host: 0.0.0.0:9001":                                                {Encrypted: true, Listens: []string{"10.90.0.2:9000", "0.0.0.0:9001"}},
+		"not encrypted: whoever reaches 10.90.0.2:9001, [::]:9002 can read and write the VM's disks and packets": {Listens: []string{"10.90.0.2:9001", "[::]:9002"}},
+		"not encrypted: whoever sees what goes by link0 and link1 can read and change it":                        {Links: []string{"link0", "link1"}, Listens: []string{}},
+	} {
+		got := ""
+		if err := reachable(&r); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%q instead of %q", got, want)
 		}
 	}
 }

@@ -64,6 +64,7 @@ type QEMU struct {
 	Command []string `yaml:"command,omitempty"` // argv prefix; qemu-system-x86_64
 	Img     []string `yaml:"img,omitempty"`     // argv prefix; qemu-img
 	Accel   string   `yaml:"accel,omitempty"`   // kvm (default) or tcg
+	User    string   `yaml:"user,omitempty"`    // whom it runs as, unless libvirt starts it; colod's own user if empty
 }
 
 // Who may start QEMU.
@@ -280,6 +281,9 @@ func (c *Config) Validate() error {
 	}
 	if c.QEMU.Accel != "kvm" && c.QEMU.Accel != "tcg" {
 		bad("qemu.accel", "%q: expected kvm or tcg", c.QEMU.Accel)
+	}
+	if _, err := c.QEMU.user(); err != nil {
+		bad("qemu.user", "%v", err)
 	}
 	if e := c.Replication.Encryption; e != "on" && e != "off" {
 		bad("replication.encryption", "%q: expected on or off", e)

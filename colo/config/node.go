@@ -19,6 +19,7 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 	if c.Verify.Off {
 		out.VerifyEvery = 0
 	}
+	out.User, _ = c.QEMU.user() // validated
 	if s, ok := c.libvirt(); ok {
 		out.Starter = s
 	}
