@@ -66,6 +66,13 @@ func (l *qemuLauncher) LinksUp(ctx context.Context, up []netip.Addr) error {
 			errs = append(errs, err)
 		}
 	}
+	if slices.ContainsFunc(users, func(u linkUse) bool { return u.MPTCP }) {
+		for _, link := range l.cfg.Links {
+			if !slices.Contains(up, link.Address) {
+				errs = append(errs, l.host.AbandonPaths(ctx, link.Address))
+			}
+		}
+	}
 	return errors.Join(append(errs, l.announce(ctx, users))...)
 }
 

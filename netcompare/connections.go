@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -28,11 +29,13 @@ type Connection struct {
 // Numbers of linux/sock_diag.h and inet_diag.h.
 const (
 	sockDiagByFamily = 20
+	sockDestroy      = 21
 	tcpEstablished   = 1
 	tcpListen        = 10
 	diagInfo         = 2  // attributes of a socket: struct tcp_info
 	diagULP          = 19 // what lies above it, by its name; told only with diagInfo
 	diagSize         = 72 // struct inet_diag_msg
+	idSize           = 48 // struct inet_diag_sockid
 	backoffOffset    = 4  // in struct tcp_info: how often in a row the time to send again was doubled
 	mostBackoff      = 1
 )
@@ -102,6 +105,43 @@ func (h Host) Listeners(ctx context.Context, pid int) (addrs []netip.AddrPort, e
 	return addrs, nil
 }
 
+// AbandonPaths ends the paths of MPTCP connections that begin at an address of this host whose link is lost, where the connection has another one: what
+// was sent there in vain goes by that at once. Without it the kernel needs several seconds to give a path up, because its patience doubles with every try.
+// A kernel that can't (CONFIG_INET_DIAG_DESTROY) is left to find out by itself.
+func (h Host) AbandonPaths(ctx context.Context, lost netip.Addr) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	family := uint8(unix.AF_INET)
+	if lost.Is6() {
+		family = unix.AF_INET6
+	}
+	err := netns.Do(h.Netns, func() error {
+		all, err := sockets(family, tcpEstablished)
+		if err != nil {
+			return err
+		}
+		for _, s := range all {
+			others := slices.ContainsFunc(all, func(o socket) bool { return o.path && o.inode == s.inode && o.local != lost })
+			if !s.path || s.local != lost || s.inode == 0 || !others {
+				continue
+			}
+			switch err := s.destroy(family); {
+			case errors.Is(err, unix.EOPNOTSUPP):
+				return nil
+			case errors.Is(err, unix.ENOENT): // it has just ended
+			case err != nil:
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return &HostError{Op: "abandon paths by", Link: lost.String(), Netns: h.Netns, Err: err}
+	}
+	return nil
+}
+
 // socketsOf are the inode numbers of a process's sockets.
 func socketsOf(pid int) (map[uint32]bool, error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
@@ -128,15 +168,13 @@ type socket struct {
 	inode   uint32 // of the file that it belongs to; all paths of an MPTCP connection have the same
 	path    bool   // of an MPTCP connection
 	backoff uint8
+	id      []byte // struct inet_diag_sockid
 }
 
 // sockets are all that are in a state.
 func sockets(family, state uint8) ([]socket, error) {
 	req := nl.NewNetlinkRequest(sockDiagByFamily, unix.NLM_F_DUMP)
-	head := make([]byte, 56) // struct inet_diag_req_v2
-	head[0], head[1], head[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
-	binary.NativeEndian.PutUint32(head[4:], 1<<state)
-	req.AddRawData(head)
+	req.AddRawData(diagRequest(family, state, make([]byte, idSize)))
 	msgs, err := req.Execute(unix.NETLINK_INET_DIAG, sockDiagByFamily)
 	if err != nil {
 		return nil, err
@@ -146,7 +184,7 @@ func sockets(family, state uint8) ([]socket, error) {
 		if len(m) < diagSize {
 			return nil, fmt.Errorf("the kernel's answer has %d bytes", len(m))
 		}
-		s := socket{local: netip.AddrFrom4([4]byte(m[8:12])), port: binary.BigEndian.Uint16(m[4:]), inode: binary.NativeEndian.Uint32(m[68:])}
+		s := socket{local: netip.AddrFrom4([4]byte(m[8:12])), port: binary.BigEndian.Uint16(m[4:]), inode: binary.NativeEndian.Uint32(m[68:]), id: m[4 : 4+idSize]}
 		if family == unix.AF_INET6 {
 			s.local = netip.AddrFrom16([16]byte(m[8:24])).Unmap()
 		}
@@ -165,4 +203,17 @@ func sockets(family, state uint8) ([]socket, error) {
 		out[i] = s
 	}
 	return out, nil
+}
+
+// diagRequest is a struct inet_diag_req_v2.
+func diagRequest(family, state uint8, id []byte) []byte {
+	head := []byte{family, unix.IPPROTO_TCP, 1 << (diagInfo - 1), 0}
+	return append(binary.NativeEndian.AppendUint32(head, 1<<state), id...)
+}
+
+func (s *socket) destroy(family uint8) error {
+	req := nl.NewNetlinkRequest(sockDestroy, unix.NLM_F_ACK)
+	req.AddRawData(diagRequest(family, tcpEstablished, s.id))
+	_, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
+	return err
 }

@@ -117,6 +117,37 @@ func (p *paths) announce(links ...int) {
 	}
 }
 
+// abandon is what both daemons do besides when a link is lost.
+func (p *paths) abandon(link int) {
+	p.t.Helper()
+	must(p.t, p.host["n2"].AbandonPaths(p.t.Context(), p.addr(link)))
+	must(p.t, p.host["n1"].AbandonPaths(p.t.Context(), netip.AddrFrom4([4]byte{10, 90 + byte(link), 0, 1})))
+}
+
+// TestAbandon: the only path of a connection is never taken from it; of two, the lost one is.
+func TestAbandon(t *testing.T) {
+	p := newPaths(t)
+	local := func() (out []netip.Addr) {
+		all, err := p.host["n1"].Connections(t.Context(), os.Getpid())
+		must(t, err)
+		if len(all) == 1 {
+			out = all[0].Local
+		}
+		return out
+	}
+	for end := time.Now().Add(5 * time.Second); len(local()) < 2 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond) // the kernel doesn't say when it has opened a path
+	}
+	p.announce(1)
+	p.abandon(0)
+	if got := local(); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.91.0.1")}) {
+		t.Errorf("paths begin at %v after the first was abandoned", got)
+	}
+	p.exchange(10 * time.Second)
+	p.abandon(1)
+	p.exchange(10 * time.Second)
+}
+
 // TestPaths: a connection outlives the loss of either link, one after the other and again and again, as long as one of them works.
 func TestPaths(t *testing.T) {
 	p := newPaths(t)
@@ -124,6 +155,7 @@ func TestPaths(t *testing.T) {
 		p.link(lost, false)
 		p.exchange(0) // the kernel finds out by itself
 		p.announce(1 - lost)
+		p.abandon(lost)
 		p.exchange(10 * time.Second)
 		p.link(lost, true)
 		p.announce(0, 1)
