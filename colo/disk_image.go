@@ -115,7 +115,7 @@ func (n *Node) Resize(ctx context.Context, vm, disk string, size Size) error {
 	case size <= spec.Disks[i].Size:
 		return fmt.Errorf("disk %s of %s has %s already, and disks don't shrink", disk, vm, spec.Disks[i].Size)
 	case s != Stopped:
-		return fmt.Errorf("%s is %s: a disk's size can't be changed while %w: stop it first, and ask the node that ran it", vm, s, ErrNotWhileRunning)
+		return fmt.Errorf("%s is %s here: changing a disk's size is %w: stop it first, and ask the node that ran it", vm, s, ErrNotWhileRunning)
 	}
 	spec.Disks[i].Size = size
 	if err := spec.Validate(); err != nil {

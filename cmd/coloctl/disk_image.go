@@ -17,7 +17,7 @@ func imageCommands(r rules) []*cli.Command {
 		return &cli.StringFlag{Name: "format", Value: "raw", Usage: "`FORMAT` of the new image: raw or qcow2"}
 	}
 	return []*cli.Command{
-		r.remote(&cli.Command{Name: "show", Usage: "show the images of a VM's disks, on both nodes", Action: withSite(diskShow)}, operands{min: 1, max: 1, usage: "VM"}),
+		r.remote(&cli.Command{Name: "show", Usage: "show the images of a VM's disks, on the nodes that are reached", Action: withSite(diskShow)}, operands{min: 1, max: 1, usage: "VM"}),
 		r.change(&cli.Command{Name: "create", Usage: "make an empty image in a node's storage folder, for a VM's spec to name", Flags: []cli.Flag{
 			&cli.StringFlag{Name: "size", Usage: "`SIZE` of the disk, such as 10GiB"}, format(),
 		}, Action: withSite(diskCreate)}, operands{min: 2, max: 2, usage: "FILE NODE"}),

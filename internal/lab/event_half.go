@@ -15,7 +15,8 @@ import (
 // failDisk lets the writes to a node's half of the guest's file system fail, until its QEMU ends.
 func failDisk(ctx context.Context, _ *Run, n *Node) error { return n.FailDisk(ctx, "vda") }
 
-// stayOut sees that a half that failed isn't used again by itself, and that nobody gives up because of it.
+// stayOut sees that a half that failed isn't used again by itself, and that nobody gives up because of it. A secondary that was ended before its own
+// QEMU saw the failure is an exception: it is tried again, and the lab's fault has ended with its QEMU.
 var stayOut = Step{Name: "the half stays out of service", Do: func(ctx context.Context, r *Run) error {
 	n := r.Lab.Node(Other(r.lost))
 	return poll(ctx, func() (bool, error) {
@@ -27,6 +28,10 @@ var stayOut = Step{Name: "the half stays out of service", Do: func(ctx context.C
 			r.Tell.Say("%s: %s", n.Name, s.Outlook)
 			return true, nil
 		}
+		if s.State == colo.Protected {
+			r.Tell.Say("%s has protected it again by the same half: the copy there had not seen the failure", n.Name)
+			return true, nil
+		}
 		return false, fmt.Errorf("%s is %s (%s), and doesn't say that a half is out of service: %q; given up: %q", n.Name, s.State, s.Why, s.Outlook, s.GivenUp)
 	})
 }}
@@ -34,6 +39,9 @@ var stayOut = Step{Name: "the half stays out of service", Do: func(ctx context.C
 // takeBack is what a person does when the disk was replaced: the daemons do the rest.
 var takeBack = heal("the disk was replaced, and is taken back into service", func(ctx context.Context, r *Run) error {
 	n := r.Lab.Node(r.lost)
+	if other, err := r.Lab.Node(Other(r.lost)).Status(ctx); err == nil && other.State == colo.Protected {
+		return nil // it is in use, see stayOut
+	}
 	s, err := n.Status(ctx)
 	if err != nil {
 		return err
