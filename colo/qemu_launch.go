@@ -78,6 +78,11 @@ func (l *qemuLauncher) startProbe(ctx context.Context, dir string) (*process, *q
 // newLauncher asks the QEMU what it can do, by starting one without a machine.
 func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns, TapUser: uint32(os.Geteuid()), TapGroup: uint32(os.Getegid())}}
+	if cfg.User != nil {
+		if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil { //nolint:gosec // QEMU's user has to get through it
+			return nil, err
+		}
+	}
 	dir := filepath.Join(cfg.RunDir, "probe")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
