@@ -71,7 +71,7 @@ type ConfigError struct{ Field, Msg string }
 
 func (e *ConfigError) Error() string { return "node configuration: " + e.Field + ": " + e.Msg }
 
-func (c *NodeConfig) check() error {
+func (c *NodeConfig) setDefaults() {
 	setDefault(&c.HeartbeatPort, 7788)
 	setDefault(&c.HeartbeatInterval, 100*time.Millisecond)
 	setDefault(&c.HeartbeatTimeout, 400*time.Millisecond)
@@ -80,6 +80,10 @@ func (c *NodeConfig) check() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
+}
+
+func (c *NodeConfig) check() error {
+	c.setDefaults()
 	if c.Recovery != nil {
 		r := *c.Recovery
 		r.setDefaults()
@@ -163,6 +167,9 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now()}
 	if n.launcher == nil {
 		l, err := newLauncher(ctx, cfg)
+		if err == nil {
+			err = l.unfit
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -37,6 +37,7 @@ type qemuLauncher struct {
 	host    netcompare.Host
 	version string
 	sandbox []string // of QEMU's command line; empty where it can't
+	unfit   error    // why this QEMU can't protect, though it has all that is needed
 
 	noMPTCP error        // why connections can't use several links
 	links   sync.Mutex   // held while the kernel is told about them
@@ -101,9 +102,9 @@ func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 		return nil, err
 	}
 	v := f.Version.QEMU
-	l.version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
+	l.unfit, l.version = Fit(cfg.QEMU[0], f.Version, cfg.Accel), fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
 	if err := f.Require(qmp.ColoFeatures()...); err != nil {
-		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install QEMU 9.2 or newer with replication and COLO built in, such as Debian's from 13 on"}
+		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install a QEMU with replication and COLO built in, such as Debian's"}
 	}
 	if err := l.checkCrypt(ctx, f, c, dir); err != nil {
 		return nil, err
@@ -111,8 +112,37 @@ func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 	if l.noMPTCP = l.host.CheckMPTCP(ctx); l.noMPTCP == nil {
 		l.noMPTCP = f.Require("mptcp")
 	}
-	if cfg.Accel == "tcg" && v.Major < 11 {
-		return nil, &UnfitError{cfg.QEMU[0], fmt.Sprintf("QEMU %s deadlocks at COLO's checkpoints under TCG", l.version), "use KVM, or QEMU 11 or newer"}
+	return l, nil
+}
+
+// Major versions of QEMU that can protect VMs.
+const (
+	// LeastQEMU is the first whose COLO starts after a migration that has waited for us before its last step. Those before take it for an ordinary
+	// migration, which ends (seen on 7.2, and in the source of 8.2).
+	LeastQEMU = 10
+	// LeastTCG is the first whose checkpoints don't deadlock under TCG.
+	LeastTCG = 11
+)
+
+// Fit says why a QEMU that has all that COLO needs can't protect VMs all the same; nil if it can, as far as is known.
+func Fit(program string, v qmp.Version, accel string) error {
+	version := fmt.Sprintf("QEMU %d.%d.%d", v.QEMU.Major, v.QEMU.Minor, v.QEMU.Micro)
+	switch {
+	case v.QEMU.Major < LeastQEMU:
+		return &UnfitError{program, version + " ends a migration that waits before its last step without starting COLO", fmt.Sprintf("use QEMU %d or newer", LeastTCG)}
+	case accel == "tcg" && v.QEMU.Major < LeastTCG:
+		return &UnfitError{program, version + " deadlocks at COLO's checkpoints under TCG", fmt.Sprintf("use KVM, or QEMU %d or newer", LeastTCG)}
+	}
+	return nil
+}
+
+// NewLauncher returns the launcher that a node of this configuration has when its Launcher is nil, for programs that drive copies by themselves, and for
+// launchers built upon it. Of the configuration only what is about QEMUs is read. Unlike [NewNode] it takes a QEMU that is known to fail at checkpoints.
+func NewLauncher(ctx context.Context, cfg NodeConfig) (Launcher, error) {
+	cfg.setDefaults()
+	l, err := newLauncher(ctx, cfg)
+	if err != nil {
+		return nil, err
 	}
 	return l, nil
 }

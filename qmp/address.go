@@ -84,3 +84,15 @@ func (ch Channel) wire() map[string]any {
 	}
 	return map[string]any{"channel-type": "main", "addr": addr}
 }
+
+// uri is the address in the one form that QEMU knows before 8.2.
+func (ch Channel) uri() string {
+	switch {
+	case ch.Inet == nil:
+		return "unix:" + ch.Unix
+	case ch.Inet.MPTCP:
+		return "tcp:" + ch.Inet.String() + ",mptcp=on"
+	default:
+		return "tcp:" + ch.Inet.String()
+	}
+}

@@ -3,7 +3,6 @@ package qmp
 import (
 	"context"
 	"errors"
-	"strings"
 )
 
 // SetColoCapabilities switches on what a migration needs to become COLO. Both
@@ -15,11 +14,11 @@ import (
 func SetColoCapabilities(ctx context.Context, c *Client) error {
 	caps := map[string]bool{"x-colo": true, "events": true, "pause-before-switchover": true}
 	err := c.MigrateSetCapabilities(ctx, caps)
-	var refused *Error
-	if errors.As(err, &refused) && strings.Contains(refused.Desc, "return-path") {
+	if names(err, "return-path") {
 		caps["return-path"] = true
 		err = c.MigrateSetCapabilities(ctx, caps)
 	}
+	var refused *Error
 	if errors.As(err, &refused) {
 		return &UnsupportedError{Feature: "migration capability x-colo", QEMU: c.greeting.Version.String(), Cause: refused}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/coloctl/coloctl/internal/qmptest"
 	"github.com/coloctl/coloctl/qmp"
 )
@@ -48,5 +50,54 @@ func TestSetColoCapabilities(t *testing.T) {
 				t.Error(fmt.Sprint(calls))
 			}
 		})
+	}
+}
+
+// A QEMU that doesn't know the newer of two ways is given the older one.
+func TestOlderQEMUs(t *testing.T) {
+	f := qmptest.New(t)
+	f.Handle("chardev-add", func(args json.RawMessage) (any, error) {
+		if strings.Contains(string(args), "reconnect-ms") {
+			return nil, errors.New("Parameter 'backend.data.reconnect-ms' is unexpected") // 7.2's words
+		}
+		return nil, nil
+	})
+	old := func(args json.RawMessage) (any, error) {
+		if !strings.Contains(string(args), `"uri"`) {
+			return nil, errors.New("Parameter 'uri' is missing")
+		}
+		return nil, nil
+	}
+	f.Handle("migrate", old)
+	f.Handle("migrate-incoming", old)
+	c, ctx := f.Client(t.Context()), t.Context()
+	for _, err := range []error{
+		c.ChardevAddSocket(ctx, "cm", qmp.ChardevSocket{Unix: "/s", ReconnectMS: 1001}),
+		c.Migrate(ctx, qmp.Channel{Inet: &qmp.InetAddr{Host: "10.0.0.1", Port: 9}}),
+		c.Migrate(ctx, qmp.Channel{Inet: &qmp.InetAddr{Host: "fd00::1", Port: 9, MPTCP: true}}),
+		c.MigrateIncoming(ctx, qmp.Channel{Unix: "/m"}),
+	} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	var second []string // of each pair of calls
+	for i, call := range f.Calls() {
+		if i%2 == 1 {
+			second = append(second, call.String())
+		}
+	}
+	want := []string{
+		`chardev-add {"backend":{"data":{"addr":{"type":"unix","data":{"path":"/s"}},"server":false,"reconnect":2},"type":"socket"},"id":"cm"}`,
+		`migrate {"uri":"tcp:10.0.0.1:9"}`, `migrate {"uri":"tcp:[fd00::1]:9,mptcp=on"}`, `migrate-incoming {"uri":"unix:/m"}`,
+	}
+	if d := cmp.Diff(want, second); d != "" {
+		t.Error(d)
+	}
+	// Any other refusal is not tried again.
+	f.Handle("migrate", func(json.RawMessage) (any, error) { return nil, errors.New("There's a migration process in progress") })
+	before := len(f.Calls())
+	if err := c.Migrate(ctx, qmp.Channel{Unix: "/m"}); err == nil || len(f.Calls()) != before+1 {
+		t.Errorf("%v after %d calls", err, len(f.Calls())-before)
 	}
 }

@@ -112,21 +112,22 @@ func (c *Client) QueryMigrateParameters(ctx context.Context, out any) error {
 
 // Migrate starts a migration. QEMU tells its course by MIGRATION events if the
 // capability "events" is on.
-func (c *Client) Migrate(ctx context.Context, to ...Channel) error {
-	return c.Execute(ctx, "migrate", channels(to), nil)
+func (c *Client) Migrate(ctx context.Context, to Channel) error {
+	return c.migrate(ctx, "migrate", to)
 }
 
 // MigrateIncoming makes a QEMU that was started with -incoming defer listen.
-func (c *Client) MigrateIncoming(ctx context.Context, at ...Channel) error {
-	return c.Execute(ctx, "migrate-incoming", channels(at), nil)
+func (c *Client) MigrateIncoming(ctx context.Context, at Channel) error {
+	return c.migrate(ctx, "migrate-incoming", at)
 }
 
-func channels(l []Channel) map[string]any {
-	w := make([]map[string]any, len(l))
-	for i, ch := range l {
-		w[i] = ch.wire()
+// migrate gives the address as a channel, or as a URI to a QEMU before 8.2.
+func (c *Client) migrate(ctx context.Context, command string, ch Channel) error {
+	err := c.Execute(ctx, command, map[string]any{"channels": []any{ch.wire()}}, nil)
+	if names(err, "Parameter 'uri' is missing") {
+		err = c.Execute(ctx, command, map[string]any{"uri": ch.uri()}, nil)
 	}
-	return map[string]any{"channels": w}
+	return err
 }
 
 // MigrateContinue goes on from a state in which QEMU waits, such as

@@ -18,7 +18,8 @@ type ChardevSocket struct {
 	TLSAuthz string
 
 	// ReconnectMS is the pause between attempts of a client to connect
-	// again, in milliseconds; 0 for none. QEMU from 9.2.
+	// again, in milliseconds; 0 for none. QEMU before 9.2 takes whole seconds
+	// only, to which it is rounded up there.
 	ReconnectMS int
 }
 
@@ -33,6 +34,7 @@ func (c *Client) ChardevAddSocket(ctx context.Context, id string, s ChardevSocke
 		TLSCreds    string          `json:"tls-creds,omitempty"`
 		TLSAuthz    string          `json:"tls-authz,omitempty"`
 		ReconnectMS int             `json:"reconnect-ms,omitempty"`
+		Reconnect   int             `json:"reconnect,omitempty"`
 	}{Server: s.Server, NoDelay: s.NoDelay, TLSCreds: s.TLSCreds, TLSAuthz: s.TLSAuthz, ReconnectMS: s.ReconnectMS}
 	switch {
 	case s.Inet != nil && s.Unix == "":
@@ -45,10 +47,18 @@ func (c *Client) ChardevAddSocket(ctx context.Context, id string, s ChardevSocke
 	if s.Server {
 		data.Wait = new(bool)
 	}
-	return c.Execute(ctx, "chardev-add", map[string]any{
-		"id":      id,
-		"backend": map[string]any{"type": "socket", "data": data},
-	}, nil)
+	add := func() error {
+		return c.Execute(ctx, "chardev-add", map[string]any{
+			"id":      id,
+			"backend": map[string]any{"type": "socket", "data": data},
+		}, nil)
+	}
+	err := add()
+	if s.ReconnectMS > 0 && names(err, "reconnect-ms") {
+		data.ReconnectMS, data.Reconnect = 0, (s.ReconnectMS+999)/1000
+		err = add()
+	}
+	return err
 }
 
 // ChardevRemove removes a chardev that nothing uses.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // These errors are returned when a command did not get an answer.
@@ -57,6 +58,13 @@ func (e *Error) Is(target error) bool {
 func IsClass(err error, class string) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Class == class
+}
+
+// names tells whether err is QEMU's refusal and its words have text in them:
+// that is how a QEMU says which of several ways it doesn't know.
+func names(err error, text string) bool {
+	var e *Error
+	return errors.As(err, &e) && strings.Contains(e.Desc, text)
 }
 
 // WaitError says that the caller's context ended before the reply came. It

@@ -72,12 +72,12 @@ var features = map[string]feature{
 func ColoFeatures() []string {
 	return []string{
 		"x-colo", "return-path", "events", "pause-before-switchover", "x-checkpoint-delay",
-		"x-colo-lost-heartbeat", "query-colo-status", "COLO_EXIT", "migrate-continue", "migrate-channels",
+		"x-colo-lost-heartbeat", "query-colo-status", "COLO_EXIT", "migrate-continue",
 		"x-blockdev-change", "replication driver", "quorum driver", "nbd driver", "qcow2 driver",
 		"blockdev-mirror", "blockdev-backup bitmap", "block-dirty-bitmap", "block-export-add",
 		"query-named-block-nodes", "yank", "query-yank",
 		"colo-compare", "filter-mirror", "filter-redirector", "filter-rewriter", "iothread",
-		"colo-compare vnet_hdr", "filter-mirror vnet_hdr", "filter insert", "chardev reconnect-ms", "announce-self",
+		"colo-compare vnet_hdr", "filter-mirror vnet_hdr", "filter insert", "announce-self",
 	}
 }
 
