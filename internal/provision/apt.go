@@ -72,7 +72,7 @@ Dir::Etc::PreferencesParts "/dev/null";
 
 const aptSources = `Types: deb
 URIs: %s
-Suites: trixie trixie-backports
+Suites: %s
 Components: main
 Architectures: amd64
 Targets: Packages
@@ -124,7 +124,7 @@ func (c *cache) prepareApt(ctx context.Context) error {
 	for name, text := range map[string]string{
 		"status":         "",
 		"apt.conf":       fmt.Sprintf(aptConfig, c.path("apt")),
-		"debian.sources": fmt.Sprintf(aptSources, mirror, c.keyring),
+		"debian.sources": fmt.Sprintf(aptSources, mirror, c.suites, c.keyring),
 	} {
 		if err := writeFile(c.path("apt", name), []byte(text), 0o644); err != nil {
 			return err
@@ -217,7 +217,7 @@ var (
 // set wants it.
 func (c *cache) resolve(ctx context.Context, s set) ([]debFile, error) {
 	// What is in the archives folder already would not be listed.
-	args := append([]string{"install", "--print-uris", "-o", "Dir::Cache::archives=" + c.path("apt", "none"), "-t", "trixie-backports"}, s.packages...)
+	args := append([]string{"install", "--print-uris", "-o", "Dir::Cache::archives=" + c.path("apt", "none"), "-t", s.release}, s.packages...)
 	output, err := c.apt(ctx, "", args...)
 	if err != nil {
 		return nil, err

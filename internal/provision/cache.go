@@ -16,6 +16,7 @@ import (
 // set is a group of Debian packages that are fetched and unpacked together.
 type set struct {
 	name     string   // its name in the cache
+	release  string   // of Debian, whose packages go before those of the other suites
 	packages []string // as apt-get install takes them
 	only     string   // just those whose name begins so; the others are not needed to run
 	proof    string   // a file that a whole tree has
@@ -24,18 +25,26 @@ type set struct {
 // The stable kernel is a third of the size of the one in backports, which
 // comes with headers. What it depends on is for booting a Debian system.
 var (
-	qemuSet = set{
-		name:     "qemu",
-		packages: []string{"qemu-system-x86/trixie-backports", "qemu-utils/trixie-backports"},
-		proof:    "usr/bin/qemu-system-x86_64",
-	}
+	qemuSet   = qemuOf(newest)
 	kernelSet = set{
 		name:     "kernel",
+		release:  newest,
 		packages: []string{"linux-image-cloud-amd64/trixie"},
 		only:     "linux-image-",
 		proof:    "boot",
 	}
 )
+
+// newest is where Debian's newest QEMU for its stable release is; the stable release itself is read with it.
+const newest = "trixie-backports"
+
+// qemuOf is the QEMU of a release, with the libraries that it was built for.
+func qemuOf(release string) set {
+	return set{
+		name: "qemu", release: release, packages: []string{"qemu-system-x86/" + release, "qemu-utils/" + release},
+		proof: "usr/bin/qemu-system-x86_64",
+	}
+}
 
 // stamp is the file NAME.json in the cache. It is written last, so a tree that
 // it names is whole.
@@ -54,6 +63,7 @@ type stamp struct {
 type cache struct {
 	dir     string
 	mirror  string
+	suites  string // of Debian, that apt reads
 	renew   bool
 	keyring string
 	out     *progress
@@ -69,7 +79,7 @@ func newCache(dir string, o Options) *cache {
 	if keyring == "" {
 		keyring = debianKeyring
 	}
-	return &cache{dir: dir, mirror: mirror, renew: o.Renew, keyring: keyring, out: newProgress(o.Out)}
+	return &cache{dir: dir, mirror: mirror, suites: "trixie " + newest, renew: o.Renew, keyring: keyring, out: newProgress(o.Out)}
 }
 
 func (c *cache) path(parts ...string) string {

@@ -19,6 +19,7 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer) error {
 	flags.StringVar(&o.CacheDir, "cache", "", "cache `folder` (default: coloctl in the user's cache folder)")
 	flags.StringVar(&o.Mirror, "mirror", "", "`URL` of a Debian mirror (default: $"+MirrorVariable+", else that of the machine's apt)")
 	flags.BoolVar(&o.Renew, "renew", false, "look for newer packages")
+	release := flags.String("release", "", "fetch the QEMU of a `RELEASE` of Debian and print its programs, nothing else")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -27,6 +28,14 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if *release != "" {
+		t, err := Release(ctx, *release, o)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s=%s\n%s=%s\n", QEMUVariable, t.QEMU[0], QEMUImgVariable, t.QEMUImg[0])
+		return nil
 	}
 	t, err := Ensure(ctx, o)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Environment variables. Those of Tools.Environ are read too: a value that is
@@ -80,14 +81,7 @@ func (t *Tools) Environ() []string {
 // small script that starts it with its own loader and libraries. The error is
 // one of this package's where a person can do something about it.
 func Ensure(ctx context.Context, o Options) (*Tools, error) {
-	if o.CacheDir == "" {
-		dir, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("%w: set XDG_CACHE_HOME", err)
-		}
-		o.CacheDir = filepath.Join(dir, "coloctl")
-	}
-	dir, err := filepath.Abs(o.CacheDir) // its paths go into scripts
+	dir, err := o.dir()
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +101,45 @@ func Ensure(ctx context.Context, o Options) (*Tools, error) {
 		}
 	}
 	c.out.step("QEMU %s (%s, %s), guest kernel %s", t.Version, t.Source, t.Accel, filepath.Base(t.ModulesDir))
+	return t, nil
+}
+
+// dir is the cache folder. Its paths go into scripts, so it is absolute.
+func (o Options) dir() (string, error) {
+	if o.CacheDir != "" {
+		return filepath.Abs(o.CacheDir)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("%w: set XDG_CACHE_HOME", err)
+	}
+	return filepath.Join(dir, "coloctl"), nil
+}
+
+// Releases are those of Debian whose QEMU Release can fetch, oldest first.
+var Releases = []string{"bookworm", "trixie", newest}
+
+// Release returns the QEMU of a release of Debian, unpacked beside others whatever the machine has: fit or not, it is for trying out what each
+// version can do. Nothing but QEMU, QEMUImg, Version and Source is set.
+func Release(ctx context.Context, release string, o Options) (*Tools, error) {
+	dir, err := o.dir()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(Releases, release) {
+		return nil, fmt.Errorf("release %q: expected one of %v", release, Releases)
+	}
+	c := newCache(dir, o)
+	if release != newest { // its libraries must not mix with a newer release's, so it has all of the cache for itself
+		c = newCache(filepath.Join(dir, release), o)
+		c.suites = release
+	}
+	defer c.out.finish()
+	t := &Tools{}
+	if err := c.fetchQEMU(ctx, qemuOf(release), t); err != nil {
+		return nil, err
+	}
+	c.out.step("QEMU %s of Debian's %s", t.Version, release)
 	return t, nil
 }
 
@@ -131,7 +164,11 @@ func (c *cache) findQEMU(ctx context.Context, t *Tools) error {
 	if _, ok := c.current(qemuSet); !ok {
 		c.out.step("the machine's QEMU is not used: %v", why)
 	}
-	tree, err := c.ensure(ctx, qemuSet)
+	return c.fetchQEMU(ctx, qemuSet, t)
+}
+
+func (c *cache) fetchQEMU(ctx context.Context, s set, t *Tools) error {
+	tree, err := c.ensure(ctx, s)
 	if err != nil {
 		return err
 	}

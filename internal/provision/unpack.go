@@ -99,7 +99,7 @@ func (c *cache) download(ctx context.Context, s set, files []debFile, size int64
 	}
 	if missing {
 		c.out.step("downloading %s: %d packages, %d MB", s.name, len(files), size>>20)
-		args := append([]string{"install", "--download-only", "-t", "trixie-backports", "-o", "Dir::State::status=" + c.path("apt", "status-"+s.name)}, s.packages...)
+		args := append([]string{"install", "--download-only", "-t", s.release, "-o", "Dir::State::status=" + c.path("apt", "status-"+s.name)}, s.packages...)
 		if _, err := c.apt(ctx, "downloading "+s.name, args...); err != nil {
 			return err
 		}
