@@ -13,26 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/qmp"
 )
 
 // What follows drives real QEMUs without a guest: a machine that idles in its
 // firmware. Guest writes are made by qemu-io on the disk's device.
 
-// tool finds a program by its environment variable.
-func tool(t testing.TB, env string) string {
-	t.Helper()
-	path := os.Getenv(env)
-	if path == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not set", env)
-		}
-		t.Skipf("%s is not set: no real QEMU to test with", env)
-	}
-	return path
-}
-
-func images(t testing.TB) Images { return Images{QEMUImg: []string{tool(t, "COLOCTL_QEMU_IMG")}} }
+func images(t testing.TB) Images { return Images{QEMUImg: []string{qemutest.Img(t)}} }
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
@@ -103,7 +91,7 @@ func (h *host) start(ctx context.Context, blockArgs []string, more ...string) {
 		args = append(args, "-qmp", "unix:"+path)
 	}
 	args = append(append(append(args, blockArgs...), DeviceArgs(h.disks)...), more...)
-	cmd := exec.Command(tool(h.t, "COLOCTL_QEMU"), args...)
+	cmd := exec.Command(qemutest.QEMU(h.t), args...)
 	stderr, err := os.Create(filepath.Join(h.dir, "stderr"))
 	if err != nil {
 		h.t.Fatal(err)

@@ -15,17 +15,18 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/internal/pairtest"
 )
 
 // TestEncryption: QEMU is confined, the disk of a protected VM is exported to nobody without the key, and the key is in no file any more.
 func TestEncryption(t *testing.T) {
-	p := newPair(t)
+	p := pairtest.New(t, pairtest.Options{})
 	ctx := t.Context()
-	must(t, p.nodes["n1"].Start(ctx, "web"))
-	must(t, p.nodes["n1"].Protect(ctx, "web", colo.ProtectOptions{}))
-	ports, err := p.store["n2"].Ports("web", []string{"nbd"}, nil)
+	must(t, p.Nodes["n1"].Start(ctx, "web"))
+	must(t, p.Nodes["n1"].Protect(ctx, "web", colo.ProtectOptions{}))
+	ports, err := p.Store["n2"].Ports("web", []string{"nbd"}, nil)
 	must(t, err)
-	addr := net.JoinHostPort(p.top.Links[0].Addrs["n2"].Addr().String(), strconv.Itoa(ports["nbd"]))
+	addr := net.JoinHostPort(p.Top.Links[0].Addrs["n2"].Addr().String(), strconv.Itoa(ports["nbd"]))
 	const optList, optGo, tlsRequired = 3, 7, 1<<31 + 5
 	for _, option := range []uint32{optList, optGo} {
 		conn := nbdHello(t, p, addr)
@@ -53,7 +54,7 @@ func TestEncryption(t *testing.T) {
 		t.Errorf("a stranger gets %d bytes for the name of the export (%v)", n, err)
 	}
 	for _, name := range []string{"n1", "n2"} {
-		s, err := p.nodes[name].Status(ctx, "web")
+		s, err := p.Nodes[name].Status(ctx, "web")
 		must(t, err)
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID))
 		must(t, err)
@@ -62,23 +63,23 @@ func TestEncryption(t *testing.T) {
 				t.Errorf("%s: QEMU is not confined: no %q", name, want)
 			}
 		}
-		if st, err := os.Stat(filepath.Join(p.dir, name, "run", "web")); err != nil || st.Mode().Perm() != 0o700 {
+		if st, err := os.Stat(filepath.Join(p.Dir, name, "run", "web")); err != nil || st.Mode().Perm() != 0o700 {
 			t.Errorf("%s: folder of the VM: %v, %v", name, st.Mode(), err)
 		}
-		must(t, filepath.WalkDir(filepath.Join(p.dir, name), func(path string, _ os.DirEntry, err error) error {
+		must(t, filepath.WalkDir(filepath.Join(p.Dir, name), func(path string, _ os.DirEntry, err error) error {
 			if strings.HasSuffix(path, ".psk") {
 				t.Errorf("the key is still in %s", path)
 			}
 			return err
 		}))
 	}
-	must(t, p.nodes["n1"].Stop(ctx, "web", colo.StopOptions{Force: true}))
+	must(t, p.Nodes["n1"].Stop(ctx, "web", colo.StopOptions{Force: true}))
 }
 
 // nbdHello connects to an NBD server from the other node and reads its greeting.
-func nbdHello(t *testing.T, p *pair, addr string) net.Conn {
+func nbdHello(t *testing.T, p *pairtest.Pair, addr string) net.Conn {
 	t.Helper()
-	conn, err := netns.Dial(t.Context(), p.top.Nodes["n1"].Netns(), "tcp", addr)
+	conn, err := netns.Dial(t.Context(), p.Top.Nodes["n1"].Netns(), "tcp", addr)
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))

@@ -19,6 +19,7 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/netcompare/comparer"
 	"github.com/coloctl/coloctl/qmp"
 	"github.com/coloctl/coloctl/state"
@@ -31,6 +32,7 @@ var (
 
 // small is two nodes with a VM without guest and NICs, which idles in its firmware. What a guest would write is written by qemu-io.
 type small struct {
+	tools qemutest.Tools
 	t     *testing.T
 	rnd   *rand.Rand
 	wrnd  *rand.Rand // of write, which runs beside the test
@@ -73,8 +75,7 @@ func (s *small) create(disks ...colo.DiskSpec) {
 // startSmall starts the nodes.
 func startSmall(t *testing.T, seed uint64) *small {
 	t.Helper()
-	tools(t)
-	s := &small{t: t, rnd: rand.New(rand.NewPCG(seed, 5)), wrnd: rand.New(rand.NewPCG(seed, 6)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, store: map[string]*state.Store{},
+	s := &small{t: t, tools: qemutest.Find(t), rnd: rand.New(rand.NewPCG(seed, 5)), wrnd: rand.New(rand.NewPCG(seed, 6)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, store: map[string]*state.Store{},
 		pattern: map[int64]int{}, events: map[string]int{}}
 	var err error
 	s.dir, err = os.MkdirTemp("/tmp", "colo")
@@ -104,7 +105,7 @@ func (s *small) fill(name string) {
 		_, _ = other.Read(data[at : at+1<<20])
 	}
 	must(s.t, os.WriteFile(filepath.Join(s.dir, name, "a.raw"), data, 0o600))
-	out, err := exec.CommandContext(s.t.Context(), os.Getenv("COLOCTL_QEMU_IMG"), "create", "-q", "-f", "qcow2", filepath.Join(s.dir, name, "b.qcow2"), fmt.Sprint(smallDisk/2)).CombinedOutput()
+	out, err := exec.CommandContext(s.t.Context(), s.tools.Img, "create", "-q", "-f", "qcow2", filepath.Join(s.dir, name, "b.qcow2"), fmt.Sprint(smallDisk/2)).CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("%v: %s", err, out)
 	}
@@ -123,7 +124,7 @@ func (s *small) open(name string) {
 	n, err := colo.NewNode(s.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: filepath.Join(s.dir, name, "run"), StorageDir: filepath.Join(s.dir, name), OverlayDir: filepath.Join(s.dir, name, "overlays"),
 		Links: []colo.Link{{Name: "link0", Address: s.top.Links[0].Addrs[name].Addr()}}, Ports: colo.PortRange{First: 9000, Last: 9100},
-		Netns: s.top.Nodes[name].Netns(), QEMU: []string{os.Getenv("COLOCTL_QEMU")}, QEMUImg: []string{os.Getenv("COLOCTL_QEMU_IMG")}, Accel: "tcg",
+		Netns: s.top.Nodes[name].Netns(), QEMU: []string{s.tools.QEMU}, QEMUImg: []string{s.tools.Img}, Accel: "tcg",
 		Store: st, Arbiter: s.mem.View(name), HeartbeatKey: make([]byte, 32), Comparer: command, BitmapRotation: -1, HangTimeout: 10 * time.Second, HeartbeatTimeout: 3 * time.Second,
 		Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
@@ -301,7 +302,7 @@ func TestResyncInterrupted(t *testing.T) {
 func (s *small) same(ctx context.Context, written bool) {
 	s.t.Helper()
 	for _, f := range [][2]string{{"raw", "a.raw"}, {"qcow2", "b.qcow2"}} {
-		out, err := exec.CommandContext(ctx, os.Getenv("COLOCTL_QEMU_IMG"), "compare", "-U", "-f", f[0], "-F", f[0],
+		out, err := exec.CommandContext(ctx, s.tools.Img, "compare", "-U", "-f", f[0], "-F", f[0],
 			filepath.Join(s.dir, "n1", f[1]), filepath.Join(s.dir, "n2", f[1])).CombinedOutput()
 		if err != nil {
 			s.t.Errorf("the VM is protected, and its halves differ, or can't be compared: %s (%v)", out, err)

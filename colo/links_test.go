@@ -7,20 +7,21 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/pairtest"
 	"github.com/coloctl/coloctl/netcompare"
 )
 
 // TestLinks: a protected VM outlives the loss of each link in turn, and of the first again, as one that is never unprotected. Nothing is left of what the
 // kernel was told for it.
 func TestLinks(t *testing.T) {
-	p := newPairWith(t, 2)
+	p := pairtest.New(t, pairtest.Options{Links: 2})
 	ctx := t.Context()
-	n1 := p.nodes["n1"]
+	n1 := p.Nodes["n1"]
 	if !n1.Info().MPTCP {
 		t.Skip("this kernel has no MPTCP")
 	}
 	host := map[string]netcompare.Host{}
-	for name, n := range p.top.Nodes {
+	for name, n := range p.Top.Nodes {
 		host[name] = netcompare.Host{Netns: n.Netns()}
 	}
 	before, err := host["n1"].Limits(ctx)
@@ -32,7 +33,7 @@ func TestLinks(t *testing.T) {
 	count := first.Checkpoints.Count
 	over := func(links ...string) {
 		t.Helper()
-		for name, n := range p.nodes { // what the kernel and QEMU say, on both sides
+		for name, n := range p.Nodes { // what the kernel and QEMU say, on both sides
 			for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 				s, err := n.Status(ctx, "web")
 				must(t, err)
@@ -48,10 +49,10 @@ func TestLinks(t *testing.T) {
 	}
 	over("link0", "link1")
 	for _, lost := range []int{0, 1, 0} {
-		must(t, p.top.Links[lost].Cut(lab.CutSilent))
+		must(t, p.Top.Links[lost].Cut(lab.CutSilent))
 		time.Sleep(4 * time.Second) // longer than a checkpoint may take
 		over([]string{"link1", "link0"}[lost])
-		must(t, p.top.Links[lost].Restore())
+		must(t, p.Top.Links[lost].Restore())
 		over("link0", "link1")
 		s, err := n1.Status(ctx, "web")
 		must(t, err)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/qmp"
 )
 
@@ -34,13 +35,7 @@ var guests atomic.Int32
 // start runs QEMU on h. QEMU connects its monitors to us, so waiting for it is waiting for a connection.
 func start(t *testing.T, h Host, nics []NIC, args ...string) *guest {
 	t.Helper()
-	binary := os.Getenv("COLOCTL_QEMU")
-	if binary == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("COLOCTL_QEMU is not set")
-		}
-		t.Skip("COLOCTL_QEMU is not set: name a qemu-system-x86_64 of version 11 or later")
-	}
+	binary := qemutest.QEMU(t)
 	for _, n := range nics {
 		must(t, h.EnsureTap(t.Context(), "web", n))
 	}

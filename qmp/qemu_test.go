@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/qmp"
 )
 
@@ -29,13 +30,7 @@ type vm struct {
 // with the test. Without a QEMU the test is skipped, except in CI.
 func startQEMU(t testing.TB, args ...string) *vm {
 	t.Helper()
-	bin := os.Getenv("COLOCTL_QEMU")
-	if bin == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("COLOCTL_QEMU isn't set: a real QEMU is required in CI")
-		}
-		t.Skip("set COLOCTL_QEMU to the path of a qemu-system-x86_64 to run this")
-	}
+	bin := qemutest.QEMU(t)
 	// t.TempDir can be too long for a unix socket's path.
 	dir, err := os.MkdirTemp("", "qmp")
 	if err != nil {

@@ -10,24 +10,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/coloctl/coloctl/internal/libvirtd"
+	"github.com/coloctl/coloctl/internal/qemutest"
 )
 
 // TestImportScripts takes domains of a real libvirtd over, as people do.
 func TestImportScripts(t *testing.T) {
-	missing := func(format string, args ...any) {
-		t.Helper()
-		if os.Getenv("CI") == "true" {
-			t.Fatalf(format, args...)
-		}
-		t.Skipf(format, args...)
-	}
-	for _, v := range []string{"COLOCTL_QEMU", "COLOCTL_QEMU_IMG"} {
-		if os.Getenv(v) == "" {
-			missing("%s is not set: run the tests with make", v)
-		}
-	}
+	tools := qemutest.Find(t)
 	if os.Geteuid() != 0 {
-		missing("a libvirtd in a mount namespace needs root")
+		qemutest.Missing(t, "a libvirtd in a mount namespace needs root")
 	}
 	dir, err := os.MkdirTemp("/tmp", "lv") // short: it holds a socket
 	if err != nil {
@@ -38,10 +28,10 @@ func TestImportScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", filepath.Dir(os.Getenv("COLOCTL_QEMU_IMG"))+":"+os.Getenv("PATH")) // libvirtd wants one for snapshots
+	t.Setenv("PATH", filepath.Dir(tools.Img)+":"+os.Getenv("PATH")) // libvirtd wants one for snapshots
 	d, err := libvirtd.Start(t.Context(), libvirtd.Options{Dir: dir, Cache: filepath.Join(cache, "coloctl", "libvirt")})
 	if errors.Is(err, libvirtd.ErrNotInstalled) || errors.Is(err, exec.ErrNotFound) {
-		missing("%v", err)
+		qemutest.Need(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -59,8 +49,8 @@ func TestImportScripts(t *testing.T) {
 		e.Setenv("XDG_CONFIG_HOME", home)
 		e.Setenv("SOCKET", d.Socket())
 		e.Setenv("VIRSH_DEFAULT_CONNECT_URI", d.URI())
-		e.Setenv("QEMU", os.Getenv("COLOCTL_QEMU"))
-		e.Setenv("QEMU_IMG", os.Getenv("COLOCTL_QEMU_IMG"))
+		e.Setenv("QEMU", tools.QEMU)
+		e.Setenv("QEMU_IMG", tools.Img)
 		e.Defer(func() { // what a script that has failed has left
 			for _, name := range []string{"old", "busy"} {
 				_, _ = d.Virsh(t.Context(), "destroy", name)

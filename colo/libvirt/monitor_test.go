@@ -16,6 +16,7 @@ import (
 	"github.com/coloctl/coloctl/colo/libvirt"
 	"github.com/coloctl/coloctl/internal/libvirtd"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/qmp"
 )
 
@@ -35,7 +36,7 @@ func writeFile(t *testing.T, dir, name, text string) string {
 
 // TestMonitor looks at a domain of a real libvirt through its passthrough.
 func TestMonitor(t *testing.T) {
-	qemu, dir := tool(t, "COLOCTL_QEMU"), shortDir(t)
+	qemu, dir := qemutest.QEMU(t), shortDir(t)
 	d := startDaemon(t, libvirtd.Options{Dir: dir})
 	ctx := t.Context()
 	at := libvirt.Address{Socket: d.Socket()}
@@ -113,7 +114,7 @@ func TestHungLibvirtd(t *testing.T) {
 
 // TestForeignDomain: a domain of the VM's name that somebody else has made is neither ended nor replaced.
 func TestForeignDomain(t *testing.T) {
-	qemu, dir := tool(t, "COLOCTL_QEMU"), shortDir(t)
+	qemu, dir := qemutest.QEMU(t), shortDir(t)
 	d := startDaemon(t, libvirtd.Options{Dir: dir})
 	ctx := t.Context()
 	_, err := d.Virsh(ctx, "define", writeFile(t, dir, "web.xml", domain(qemu, "web", "")))

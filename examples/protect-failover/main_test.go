@@ -19,6 +19,8 @@ import (
 	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/internal/netns"
+	"github.com/coloctl/coloctl/internal/pairtest"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/netcompare/comparer"
 )
 
@@ -26,7 +28,7 @@ const guestAddr = "10.77.0.10"
 
 // TestRun gives the program two networks and a guest, and asks the guest who it is before and after the loss of its host.
 func TestRun(t *testing.T) {
-	env := tools(t)
+	env := qemutest.Find(t)
 	if !inLab(t) {
 		return
 	}
@@ -38,7 +40,7 @@ func TestRun(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = top.Close() })
 	dir := lab.Path() // short: it holds unix sockets
-	args := []string{"-dir", dir, "-spec", writeSpec(t, ctx, dir, env), "-qemu", env["COLOCTL_QEMU"], "-qemu-img", env["COLOCTL_QEMU_IMG"], "-accel", "tcg"}
+	args := []string{"-dir", dir, "-spec", writeSpec(t, ctx, dir, env), "-qemu", env.QEMU, "-qemu-img", env.Img, "-accel", "tcg"}
 	for i, n := range []string{"n1", "n2"} {
 		args = append(args, "-"+n, top.Nodes[n].Netns(), fmt.Sprintf("-link%d", i+1), top.Links[0].Addrs[n].Addr().String())
 	}
@@ -103,35 +105,15 @@ func inLab(t *testing.T) bool {
 	return false
 }
 
-func tools(t *testing.T) map[string]string {
-	env := map[string]string{}
-	for _, name := range []string{"COLOCTL_QEMU", "COLOCTL_QEMU_IMG", "COLOCTL_KERNEL", "COLOCTL_MODULES"} {
-		if env[name] = os.Getenv(name); env[name] != "" {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not set: run the tests with make", name)
-		}
-		t.Skipf("%s is not set: run the tests with make", name)
-	}
-	return env
-}
-
 // writeSpec makes the guest and the spec of a VM with it.
-func writeSpec(t *testing.T, ctx context.Context, dir string, env map[string]string) string {
+func writeSpec(t *testing.T, ctx context.Context, dir string, env qemutest.Tools) string {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	must(t, err)
-	cache = filepath.Join(cache, "coloctl")
-	program, err := guest.Init(ctx, cache)
-	must(t, err)
-	initrd, err := guest.Image(ctx, guest.ImageOptions{InitBinary: program, ModulesDir: env["COLOCTL_MODULES"], CacheDir: cache})
-	must(t, err)
+	initrd := pairtest.Initrd(t, env.Modules)
 	must(t, os.Mkdir(filepath.Join(dir, "n1"), 0o700))
 	must(t, guest.FormatDisk(ctx, filepath.Join(dir, "n1", "web.raw"), 64<<20))
 	text, err := colo.MarshalSpec(&colo.Spec{
 		Name: "web", Memory: 256 << 20, CPU: "qemu64",
-		Boot:  colo.Boot{Kernel: env["COLOCTL_KERNEL"], Initrd: initrd, Append: guest.CommandLine(guest.Network{Addresses: []string{guestAddr + "/24"}})},
+		Boot:  colo.Boot{Kernel: env.Kernel, Initrd: initrd, Append: guest.CommandLine(guest.Network{Addresses: []string{guestAddr + "/24"}})},
 		Disks: []colo.DiskSpec{{Name: "vda", File: "web.raw", Size: 64 << 20}},
 		NICs:  []colo.NICSpec{{Name: "net0", Bridge: lab.NodeBridge, MAC: "52:54:00:12:34:56"}},
 	})

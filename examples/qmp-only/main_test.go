@@ -11,18 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/qmp"
 )
 
 // TestRun lets the program watch a QEMU whose state is changed over a second socket.
 func TestRun(t *testing.T) {
-	program := os.Getenv("COLOCTL_QEMU")
-	if program == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("COLOCTL_QEMU is not set: run the tests with make")
-		}
-		t.Skip("COLOCTL_QEMU is not set: run the tests with make")
-	}
+	program := qemutest.QEMU(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("/tmp", "qo")

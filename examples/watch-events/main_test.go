@@ -11,20 +11,12 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/internal/qemutest"
 )
 
 // TestRun interrupts the program when the VM runs, twice: the second time it finds the VM there.
 func TestRun(t *testing.T) {
-	var tools [2]string
-	for i, name := range []string{"COLOCTL_QEMU", "COLOCTL_QEMU_IMG"} {
-		if tools[i] = os.Getenv(name); tools[i] != "" {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not set: run the tests with make", name)
-		}
-		t.Skipf("%s is not set: run the tests with make", name)
-	}
+	qemu, img := qemutest.QEMU(t), qemutest.Img(t)
 	dir, err := os.MkdirTemp("/tmp", "we") // short: it holds unix sockets
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +27,7 @@ func TestRun(t *testing.T) {
 		told, out := io.Pipe()
 		ended := make(chan error, 1)
 		go func() {
-			err := run(ctx, []string{"-dir", dir, "-qemu", tools[0], "-qemu-img", tools[1], "-accel", "tcg"}, out)
+			err := run(ctx, []string{"-dir", dir, "-qemu", qemu, "-qemu-img", img, "-accel", "tcg"}, out)
 			_ = out.Close() // never fails
 			ended <- err
 		}()

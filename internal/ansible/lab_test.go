@@ -19,6 +19,7 @@ import (
 	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/guest/service"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -32,14 +33,7 @@ func TestRollingPatch(t *testing.T) {
 		return
 	}
 	needAnsible(t)
-	for _, name := range []string{"COLOCTL_QEMU", "COLOCTL_QEMU_IMG", "COLOCTL_KERNEL", "COLOCTL_MODULES"} {
-		if os.Getenv(name) == "" {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("%s is not set: run the tests with make", name)
-			}
-			t.Skipf("%s is not set: run the tests with make", name)
-		}
-	}
+	qemutest.Find(t)
 	a := newAnsible(t)
 	must(t, os.Setenv(lab.DaemonVariable, filepath.Join(a.bin, "colod")))
 	assets, err := lab.PrepareAssets(t.Context(), io.Discard)

@@ -12,8 +12,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/coloctl/coloctl/internal/guest"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/pairtest"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/netcompare/comparer"
 )
 
@@ -96,24 +97,8 @@ func must(t *testing.T, err error) {
 
 func assets(t *testing.T) *lab.Assets {
 	t.Helper()
-	env := map[string]string{}
-	for _, name := range []string{"COLOCTL_QEMU", "COLOCTL_QEMU_IMG", "COLOCTL_KERNEL", "COLOCTL_MODULES"} {
-		if env[name] = os.Getenv(name); env[name] != "" {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not set: run the tests with make", name)
-		}
-		t.Skipf("%s is not set: run the tests with make", name)
-	}
-	cache, err := os.UserCacheDir()
-	must(t, err)
-	cache = filepath.Join(cache, "coloctl")
-	program, err := guest.Init(t.Context(), cache)
-	must(t, err)
-	initrd, err := guest.Image(t.Context(), guest.ImageOptions{InitBinary: program, ModulesDir: env["COLOCTL_MODULES"], CacheDir: cache})
-	must(t, err)
-	return &lab.Assets{QEMU: []string{env["COLOCTL_QEMU"]}, QEMUImg: []string{env["COLOCTL_QEMU_IMG"]}, Accel: "tcg", Kernel: env["COLOCTL_KERNEL"], Initrd: initrd}
+	env := qemutest.Find(t)
+	return &lab.Assets{QEMU: []string{env.QEMU}, QEMUImg: []string{env.Img}, Accel: "tcg", Kernel: env.Kernel, Initrd: pairtest.Initrd(t, env.Modules)}
 }
 
 func TestFlags(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/internal/guest/service"
+	"github.com/coloctl/coloctl/internal/qemutest"
 )
 
 // bootDeadline is generous: a guest under TCG shares the cores with other tests.
@@ -33,19 +34,6 @@ type machine struct {
 // its clients ports for data, so these are forwarded unchanged.
 const base = 10000
 
-// setting returns a variable that provisioning sets.
-func setting(t *testing.T, name string) string {
-	t.Helper()
-	value := os.Getenv(name)
-	if value == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal(name + " is not set")
-		}
-		t.Skip(name + " is not set: see go run ./internal/provision/cmd/provision --env")
-	}
-	return value
-}
-
 // image builds the guest once for a test.
 func image(t *testing.T) string {
 	t.Helper()
@@ -54,7 +42,7 @@ func image(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	initrd, err := Image(t.Context(), ImageOptions{InitBinary: program, ModulesDir: setting(t, "COLOCTL_MODULES"), CacheDir: dir})
+	initrd, err := Image(t.Context(), ImageOptions{InitBinary: program, ModulesDir: qemutest.Modules(t), CacheDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +62,7 @@ func start(t *testing.T, number int, initrd string, cpus int, n Network, disks .
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc,accel=tcg", "-m", "256", "-smp", fmt.Sprint(cpus),
-		"-kernel", setting(t, "COLOCTL_KERNEL"), "-initrd", initrd, "-append", CommandLine(n),
+		"-kernel", qemutest.Kernel(t), "-initrd", initrd, "-append", CommandLine(n),
 		"-serial", "stdio", "-monitor", "unix:" + m.monitor + ",server=on,wait=off",
 	}
 	for i, d := range disks {
@@ -94,7 +82,7 @@ func start(t *testing.T, number int, initrd string, cpus int, n Network, disks .
 		args = append(args, "-netdev", fmt.Sprintf("user,id=n%d,net=10.0.%d.0/24%s", i, 2+i, forward),
 			"-device", fmt.Sprintf("virtio-net-pci,netdev=n%d,romfile=", i))
 	}
-	m.cmd = exec.Command(setting(t, "COLOCTL_QEMU"), args...)
+	m.cmd = exec.Command(qemutest.QEMU(t), args...)
 	var report strings.Builder
 	m.cmd.Stderr = &report
 	console, err := m.cmd.StdoutPipe()

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/coloctl/coloctl/internal/qemutest"
 )
 
 func TestEnsureFetchesOnceAndThenWorksOffline(t *testing.T) {
@@ -291,13 +293,7 @@ func TestCheckSpace(t *testing.T) {
 
 // TestProvisionedQEMU checks what make provision has put in place: the real thing.
 func TestProvisionedQEMU(t *testing.T) {
-	qemu := os.Getenv(QEMUVariable)
-	if qemu == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal(QEMUVariable + " is not set")
-		}
-		t.Skip(QEMUVariable + " is not set: see go run ./internal/provision/cmd/provision --env")
-	}
+	qemu := qemutest.QEMU(t)
 	version, err := qemuVersion(t.Context(), qemu)
 	if err != nil {
 		t.Fatal(err)
