@@ -7,7 +7,7 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.8.0
 # QEMU and the guest's kernel: the machine's own where they are fit, otherwise in the user's cache folder.
 TOOLS    = set -a && eval "$$($(GO) run ./internal/provision/cmd/provision --env)" && set +a
 
-.PHONY: all build packages collection demo test sim simulate bench lint fuzz clean
+.PHONY: all build packages collection demo matrix test sim simulate bench lint fuzz clean
 all: build
 
 build: ## binaries in bin/
@@ -15,7 +15,7 @@ build: ## binaries in bin/
 	cd cmd/colod-etcd && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags="$(LDFLAGS)" -o ../../$(BIN)/ .
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags="-s -w" -o $(BIN)/guest-init ./internal/guest/init
 
-packages: ## deb and rpm in dist/; the same commit gives the same bytes
+packages: ## debs and rpms in dist/; the same commit gives the same bytes
 	packaging/build dist
 
 collection: build ## the Ansible collection, with the module for this architecture, in dist/
@@ -26,6 +26,9 @@ collection: build ## the Ansible collection, with the module for this architectu
 demo: build ## the story: a VM loses its host, goes on, and is protected again
 	$(BIN)/coloctl lab provision
 	$(BIN)/coloctl lab run story $(ARGS)
+
+matrix: build ## what Debian's QEMUs of three releases can do, into docs/compatibility.md
+	$(GO) run ./internal/conform/cmd/matrix -coloctl $(BIN)/coloctl
 
 test: ## all tests, with real QEMU; needs root or user namespaces
 	$(GO) vet ./...

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -263,10 +264,14 @@ func printFindings(cc *cli.Context, found findings) error {
 		if !i.OK {
 			mark = "FAIL"
 		}
-		fmt.Fprintf(cc.App.Writer, "%s  %-22s %s\n", mark, i.Rule, strings.Join(strings.Fields(i.Text), " "))
-		if !i.OK && i.Remedy != "" {
-			fmt.Fprintf(cc.App.Writer, "      %-22s -> %s\n", "", i.Remedy)
-		}
+		printFinding(cc.App.Writer, 22, mark, i)
 	}
 	return nil
+}
+
+func printFinding(w io.Writer, width int, mark string, i config.Finding) {
+	fmt.Fprintf(w, "%s  %-*s %s\n", mark, width, i.Rule, strings.Join(strings.Fields(i.Text), " "))
+	if !i.OK && i.Remedy != "" {
+		fmt.Fprintf(w, "      %-*s -> %s\n", width, "", i.Remedy)
+	}
 }

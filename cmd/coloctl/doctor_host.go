@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter/witness"
@@ -26,7 +27,6 @@ import (
 const (
 	doctorTimeout = 10 * time.Second // for one question
 	leastSpace    = 1 << 30          // bytes, for the state and the overlays of secondaries
-	leastTCG      = 11               // the first QEMU whose checkpoints don't deadlock under TCG
 )
 
 // examineHost compares a node's configuration with its host and with those it speaks to.
@@ -68,17 +68,18 @@ func (f *findings) examineQEMU(ctx context.Context, c *config.Config) {
 		f.add("qemu starts", err, "", remedy)
 		return
 	}
-	v := features.Version.QEMU
-	text := fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
-	f.add("qemu starts", nil, text, "")
+	f.add("qemu starts", nil, features.Version.String(), "")
 	f.add("qemu features", features.Require(qmp.ColoFeatures()...), "all that COLO needs", remedy)
-	if c.QEMU.Accel == "tcg" {
-		var old error
-		if v.Major < leastTCG {
-			old = fmt.Errorf("QEMU %s deadlocks at COLO's checkpoints under TCG", text)
-		}
-		f.add("qemu version", old, text+" is new enough for TCG", fmt.Sprintf("use KVM, or QEMU %d or newer", leastTCG))
+	f.fit(c.QEMU.Command[0], features.Version, c.QEMU.Accel)
+}
+
+// fit judges a QEMU by its version, where what it says of itself is not enough.
+func (f *findings) fit(program string, v qmp.Version, accel string) {
+	err, remedy := colo.Fit(program, v, accel), ""
+	if unfit := (*colo.UnfitError)(nil); errors.As(err, &unfit) {
+		err, remedy = errors.New(unfit.Reason), unfit.Remedy
 	}
+	f.add("qemu version", err, v.String()+" is new enough for "+accel, remedy)
 }
 
 // askQEMU speaks QMP over a socket that QEMU inherits, so that nothing is left in the file system.

@@ -15,33 +15,26 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/internal/conform"
 	"github.com/coloctl/coloctl/internal/lab"
 	"github.com/coloctl/coloctl/internal/provision"
-	"github.com/coloctl/coloctl/qmp"
 )
 
-// proof is what doctor --prove found: whether COLO works on this host with its own QEMU, and what it costs here.
-type proof struct {
-	Program string       `json:"program"` // the QEMU that was tried
-	QEMU    string       `json:"qemu"`    // its version
-	Accel   string       `json:"accel"`   // kvm only if a guest became ready with it
-	OK      bool         `json:"ok"`
-	Checks  findings     `json:"checks"`
-	Runs    []lab.Result `json:"runs"` // each with its figures
-}
-
-// proofRuns are the scenarios of a proof: what each shows besides a protection and its checkpoints.
-var proofRuns = []struct{ scenario, shows string }{
-	{"kill-secondary-qemu", "failover of the primary, and a resync by bitmap"},
-	{"freeze-primary", "failover of the secondary from a copy that hangs: yank, fencing, and a resync by checksum"},
-}
-
-// prove runs COLO on this host, in a lab of its own: nodes, VMs and disks of this host are not touched.
+// prove finds out whether COLO works on this host, in labs of its own: nodes, VMs and disks of this host are not touched. It runs twice: as typed, and
+// as the worker inside the lab in which QEMU is tried without a guest.
 func prove(cc *cli.Context) error {
-	p, err := newProof(cc)
+	if lab.Inside() {
+		return conform.Inside(cc.Context)
+	}
+	p, o, err := newProof(cc)
+	if err == nil && o != nil {
+		fmt.Fprintln(cc.App.ErrWriter, "QEMU alone, without a guest")
+		err = conform.Start(cc.Context, *o, os.Args[1:], p)
+	}
 	if err == nil && p.OK {
-		err = p.run(cc)
+		err = runScenarios(cc, p)
 	}
 	if err != nil {
 		return attempt(err, "prove", "", nil)
@@ -49,7 +42,7 @@ func prove(cc *cli.Context) error {
 	if f := format(cc); f != lab.FormatTable {
 		err = lab.Encode(cc.App.Writer, f, p)
 	} else {
-		err = p.print(cc)
+		printProof(cc.App.Writer, p, cc.Bool("failed"))
 	}
 	if err == nil && !p.OK {
 		return &taskError{"doctor", fmt.Errorf("%w: COLO does not work here as it should", errUnwell), "what is said above"}
@@ -57,87 +50,87 @@ func prove(cc *cli.Context) error {
 	return err
 }
 
-// newProof looks at what would be run. A QEMU that can't do it is not tried.
-func newProof(cc *cli.Context) (*proof, error) {
-	p := &proof{}
+// newProof looks at what would be run. Where nothing can be tried the options are nil, and the proof says why.
+func newProof(cc *cli.Context) (*conform.Proof, *conform.Options, error) {
+	p := &conform.Proof{OK: true}
 	argv, img := []string{"qemu-system-x86_64"}, []string{"qemu-img"}
 	if c, err := config.Load(cc.String("config")); err == nil {
 		argv, img = c.QEMU.Command, c.QEMU.Img
 	} else if cc.IsSet("config") || !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
 	if q, i := os.Getenv(provision.QEMUVariable), os.Getenv(provision.QEMUImgVariable); q != "" && i != "" && !cc.IsSet("config") {
 		argv, img = []string{q}, []string{i}
 	}
 	if len(argv) != 1 || len(img) != 1 {
-		return nil, fmt.Errorf("qemu.command %q has arguments: the proof takes a program only", argv)
+		return nil, nil, fmt.Errorf("qemu.command %q has arguments: the proof takes a program only", argv)
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
-		p.Checks.add("qemu", err, "", "install QEMU 11 or newer (Debian: qemu-system-x86, qemu-utils), or name it in "+provision.QEMUVariable+" and "+provision.QEMUImgVariable)
-		return p, nil
+		p.Add("qemu", err, "", fmt.Sprintf("install QEMU %d or newer (Debian: qemu-system-x86, qemu-utils), or name it in %s and %s",
+			colo.LeastTCG, provision.QEMUVariable, provision.QEMUImgVariable))
+		return p, nil, nil
 	}
 	image, err := exec.LookPath(img[0])
 	if err != nil {
-		p.Checks.add("qemu-img", err, "", "install it (Debian: qemu-utils)")
-		return p, nil
+		p.Add("qemu-img", err, "", "install it (Debian: qemu-utils)")
+		return p, nil, nil
 	}
 	p.Program = path
 	features, err := askQEMU(cc.Context, []string{path})
 	if err != nil {
-		p.Checks.add("qemu starts", err, "", "start it by hand and see what it says")
-		return p, nil
+		p.Add("qemu starts", err, "", "start it by hand and see what it says")
+		return p, nil, nil
 	}
-	v := features.Version.QEMU
-	p.QEMU = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
-	p.Checks.add("qemu starts", nil, p.QEMU, "")
-	lacks := features.Require(qmp.ColoFeatures()...)
-	p.Checks.add("qemu features", lacks, "all that COLO needs", "install a QEMU built with replication and COLO, such as Debian's")
+	p.QEMU = features.Version.String()
+	p.Add("qemu starts", nil, p.QEMU, "")
 	_ = os.Setenv(provision.QEMUVariable, path)
 	_ = os.Setenv(provision.QEMUImgVariable, image)
 	tools, err := provision.Ensure(cc.Context, provision.Options{Out: cc.App.ErrWriter})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p.Accel = tools.Accel
 	said := "tcg: no guest became ready with KVM on this host"
 	if p.Accel == "kvm" {
 		said = "kvm: a guest became ready with it"
 	}
-	p.Checks.add("accelerator", nil, said, "")
-	var old error
-	if p.Accel == "tcg" && v.Major < leastTCG {
-		old = fmt.Errorf("QEMU %s can't protect under TCG: the primary deadlocks at one of COLO's first checkpoints", p.QEMU)
+	p.Add("accelerator", nil, said, "")
+	var f findings
+	f.fit(path, features.Version, p.Accel)
+	for _, i := range f {
+		var unfit error
+		if !i.OK {
+			unfit = errors.New(i.Text)
+		}
+		p.Add(i.Rule, unfit, i.Text, i.Remedy)
 	}
-	p.Checks.add("checkpoints are possible", old, "yes, as far as is known", fmt.Sprintf("use KVM, or QEMU %d or newer", leastTCG))
-	p.OK = lacks == nil && old == nil
-	return p, nil
+	return p, &conform.Options{QEMU: []string{path}, QEMUImg: []string{image}, Accel: p.Accel}, nil
 }
 
-// run runs the scenarios, each in a lab of its own.
-func (p *proof) run(cc *cli.Context) error {
+// runScenarios completes a proof with a guest, each scenario in a lab of its own.
+func runScenarios(cc *cli.Context, p *conform.Proof) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	for _, r := range proofRuns {
-		fmt.Fprintf(cc.App.ErrWriter, "%s: %s\n", r.scenario, r.shows)
-		result, err := p.one(cc.Context, self, r.scenario, cc.App.ErrWriter)
+	for _, s := range conform.Scenarios {
+		fmt.Fprintf(cc.App.ErrWriter, "%s: %s\n", s.Name, s.Shows)
+		result, err := runScenario(cc.Context, self, s.Name, p.Accel, cc.App.ErrWriter)
 		if err != nil {
 			return err
 		}
-		p.Runs = append(p.Runs, *result)
-		p.judge(result)
+		p.Judge(result)
 	}
 	return nil
 }
 
-func (p *proof) one(ctx context.Context, self, scenario string, errOut io.Writer) (*lab.Result, error) {
+func runScenario(ctx context.Context, self, scenario, accel string, errOut io.Writer) (*lab.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self, "lab", "run", scenario, "-o", "json")
 	cmd.Args[0] = filepath.Base(self)
-	cmd.Env = append(os.Environ(), provision.AccelVariable+"="+p.Accel)
+	cmd.Env = append(os.Environ(), provision.AccelVariable+"="+accel)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	var out, said bytes.Buffer
@@ -150,53 +143,25 @@ func (p *proof) one(ctx context.Context, self, scenario string, errOut io.Writer
 	return &r, nil
 }
 
-// judge turns a run's result into rules.
-func (p *proof) judge(r *lab.Result) {
-	add := func(rule string, ok bool, text string) {
-		f := config.Finding{Rule: r.Scenario + ": " + rule, OK: ok, Text: text}
-		if !ok {
-			f.Remedy, p.OK = "run it again with its logs kept: coloctl lab run "+r.Scenario+" --keep", false
-		}
-		p.Checks = append(p.Checks, f)
-	}
-	text := "ok"
-	if r.Error != nil {
-		text = *r.Error
-	}
-	add("as a whole", r.OK, text)
-	span := func(rule string, ms *float64) {
-		if ms == nil {
-			add(rule, false, "not reached")
-			return
-		}
-		add(rule, true, fmt.Sprintf("%.0f ms", *ms))
-	}
-	span("protected after", r.ProtectMS)
-	span("checkpoint pause, median", r.CheckpointPauseP50MS)
-	span("checkpoint pause, p99", r.CheckpointPauseP99MS)
-	span("failover", r.FailoverMS)
-	span("clients waited, HTTP", r.BlackoutHTTPMS)
-	span("protected again after", r.ReprotectMS)
-	if r.ResyncBytes != nil && r.DiskBytes != nil {
-		add("resync", *r.ResyncBytes < *r.DiskBytes, fmt.Sprintf("%s sent of %s", bytesText(*r.ResyncBytes), bytesText(*r.DiskBytes)))
-	}
-	if r.WritesAcked != nil && r.WritesLost != nil {
-		add("writes", *r.WritesLost == 0, fmt.Sprintf("%d acknowledged, %d lost", *r.WritesAcked, *r.WritesLost))
-	}
-	if r.TCPTotal != nil && r.TCPSurvived != nil {
-		add("connections", *r.TCPTotal == *r.TCPSurvived, fmt.Sprintf("%d of %d survived", *r.TCPSurvived, *r.TCPTotal))
-	}
-}
-
-func (p *proof) print(cc *cli.Context) error {
+func printProof(w io.Writer, p *conform.Proof, failed bool) {
 	verdict := "COLO WORKS HERE"
 	if !p.OK {
 		verdict = "COLO DOES NOT WORK HERE"
 	}
 	if p.QEMU != "" {
-		fmt.Fprintf(cc.App.Writer, "%s: QEMU %s (%s), %s\n", verdict, p.QEMU, p.Program, p.Accel)
-	} else {
-		fmt.Fprintln(cc.App.Writer, verdict)
+		verdict += fmt.Sprintf(": QEMU %s (%s), %s", p.QEMU, p.Program, p.Accel)
 	}
-	return printFindings(cc, p.Checks)
+	fmt.Fprintln(w, verdict)
+	for _, c := range p.Checks {
+		mark := "FAIL"
+		switch {
+		case c.OK:
+			mark = "ok  "
+		case c.NotTried:
+			mark = "-   "
+		}
+		if !failed || !c.OK {
+			printFinding(w, 34, mark, c.Finding)
+		}
+	}
 }

@@ -12,29 +12,18 @@ import (
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/internal/qemutest"
 	"github.com/coloctl/coloctl/qmp"
 )
 
-func realQEMU(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("COLOCTL_QEMU")
-	if path == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("COLOCTL_QEMU is not set: run the tests with make")
-		}
-		t.Skip("COLOCTL_QEMU is not set: run the tests with make")
-	}
-	return path
-}
-
 func TestAskQEMU(t *testing.T) {
-	f, err := askQEMU(t.Context(), []string{realQEMU(t), "-accel", "tcg"})
+	f, err := askQEMU(t.Context(), []string{qemutest.QEMU(t), "-accel", "tcg"})
 	must(t, err)
-	if err := f.Require(qmp.ColoFeatures()...); err != nil || f.Version.QEMU.Major < leastTCG {
+	if err := f.Require(qmp.ColoFeatures()...); err != nil || f.Version.QEMU.Major < colo.LeastTCG {
 		t.Errorf("version %+v: %v", f.Version, err)
 	}
 	var found findings
-	found.examineQEMU(t.Context(), &config.Config{QEMU: config.QEMU{Command: []string{realQEMU(t)}, Accel: "tcg"}})
+	found.examineQEMU(t.Context(), &config.Config{QEMU: config.QEMU{Command: []string{qemutest.QEMU(t)}, Accel: "tcg"}})
 	if len(found) != 3 || !found[0].OK || !found[1].OK || !found[2].OK {
 		t.Errorf("%+v", found)
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/coloctl/coloctl/colo/config"
 	"github.com/coloctl/coloctl/internal/lab"
+	"github.com/coloctl/coloctl/internal/provision"
+	"github.com/coloctl/coloctl/internal/qemutest"
 )
 
 // The scripts run the program as people do. Those below testdata/lab need QEMU and namespaces.
@@ -38,6 +40,26 @@ func TestLabScripts(t *testing.T) {
 			testscript.Run(t, testscript.Params{Files: []string{script}, Setup: isolate})
 		})
 	}
+}
+
+// TestProveScripts is with QEMU 10, beside the one of the other tests.
+func TestProveScripts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts QEMUs")
+	}
+	needLab(t)
+	tools, err := provision.Release(t.Context(), "trixie", provision.Options{})
+	if errors.Is(err, provision.ErrNetwork) || errors.Is(err, provision.ErrNoApt) || errors.Is(err, provision.ErrNoMirror) {
+		qemutest.Need(t, err)
+	}
+	must(t, err)
+	testscript.Run(t, testscript.Params{Dir: filepath.Join("testdata", "prove"), Cmds: scriptCommands, Setup: func(e *testscript.Env) error {
+		err := isolate(e)
+		e.Setenv("COLOCTL_QEMU", tools.QEMU[0])
+		e.Setenv("COLOCTL_QEMU_IMG", tools.QEMUImg[0])
+		e.Setenv("COLOCTL_ACCEL", "tcg")
+		return err
+	}})
 }
 
 // buildDaemon makes the colod that all labs of the test run.
@@ -73,25 +95,18 @@ func endLabs(root string) {
 	}
 }
 
+// qemuVariables are what a script's programs are told of QEMU.
 var qemuVariables = []string{"COLOCTL_QEMU", "COLOCTL_QEMU_IMG", "COLOCTL_KERNEL", "COLOCTL_MODULES"}
 
 // needLab skips where a lab can't run, except in CI, where it must.
 func needLab(t *testing.T) {
 	t.Helper()
-	complain := t.Skipf
-	if os.Getenv("CI") == "true" {
-		complain = t.Fatalf
-	}
-	for _, name := range qemuVariables {
-		if os.Getenv(name) == "" {
-			complain("%s is not set: run the tests with make", name)
-		}
-	}
+	qemutest.Find(t)
 	if err := lab.Preflight(t.Context()); err != nil {
 		if !errors.Is(err, lab.ErrPrecondition) {
 			t.Fatal(err)
 		}
-		complain("%v", err)
+		qemutest.Need(t, err)
 	}
 }
 
