@@ -21,8 +21,7 @@ import (
 var work struct {
 	dir     string
 	build   sync.Once
-	deb     string
-	rpm     string
+	out     string // where the packages are
 	system  sync.Once
 	sysPath string
 	err     error
@@ -51,18 +50,22 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 	return out.String()
 }
 
-// packages builds both once.
-func packages(t *testing.T) (deb, rpm string) {
+// names are the packages that are built, each as deb and rpm.
+var names = []string{"coloctl", "coloctl-etcd", "coloctl-ansible"}
+
+// packages builds all of them once, and returns the one of a name and kind.
+func packages(t *testing.T, name, kind string) string {
 	t.Helper()
 	work.build.Do(func() {
 		out := filepath.Join(work.dir, "dist")
 		run(t, exec.CommandContext(t.Context(), "./build", out))
-		work.deb, work.rpm = only(t, out, "*.deb"), only(t, out, "*.rpm")
+		work.out = out
 	})
-	if work.deb == "" || work.rpm == "" {
+	if work.out == "" {
 		t.Fatal("the packages were not built")
 	}
-	return work.deb, work.rpm
+	sep := map[string]string{"deb": "_", "rpm": "-[0-9]"}[kind]
+	return only(t, work.out, name+sep+"*."+kind)
 }
 
 func only(t *testing.T, dir, pattern string) string {
@@ -85,7 +88,7 @@ func sum(t *testing.T, file string) string {
 
 // TestReproducible builds the same source again: in another folder, at another time, with another umask and time zone.
 func TestReproducible(t *testing.T) {
-	deb, rpm := packages(t)
+	packages(t, names[0], "deb")
 	copied, out := t.TempDir(), t.TempDir()
 	run(t, exec.CommandContext(t.Context(), "sh", "-c", `cd .. && git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- --ignore-failed-read -c | tar -C "$0" -x --touch`, copied))
 	git := func(args ...string) string {
@@ -96,20 +99,23 @@ func TestReproducible(t *testing.T) {
 	cmd.Env = append(os.Environ(), "VERSION="+git("describe", "--tags", "--always", "--dirty"), "SOURCE_DATE_EPOCH="+git("log", "-1", "--format=%ct"),
 		"TZ=Asia/Kathmandu", "LC_ALL=C.UTF-8")
 	run(t, cmd)
-	for _, f := range []string{deb, rpm} {
-		again := filepath.Join(out, filepath.Base(f))
-		if sum(t, f) != sum(t, again) {
-			t.Errorf("%s: %s the first time, then %s", filepath.Base(f), sum(t, f), sum(t, again))
+	for _, name := range names {
+		for _, kind := range []string{"deb", "rpm"} {
+			f := packages(t, name, kind)
+			again := filepath.Join(out, filepath.Base(f))
+			if sum(t, f) != sum(t, again) {
+				t.Errorf("%s: %s the first time, then %s", filepath.Base(f), sum(t, f), sum(t, again))
+			}
 		}
 	}
 }
 
 // TestContents looks into the deb without installing it.
 func TestContents(t *testing.T) {
-	deb, _ := packages(t)
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
 		t.Skip("no dpkg-deb here")
 	}
+	deb := packages(t, "coloctl", "deb")
 	list := run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-c", deb))
 	for _, want := range []string{
 		"-rwxr-xr-x root/root", "./usr/bin/coloctl\n", "./usr/bin/colod\n", "./usr/libexec/coloctl/guest-init\n", "./usr/lib/systemd/system/colod.service\n",
@@ -124,6 +130,23 @@ func TestContents(t *testing.T) {
 	if !strings.Contains(control, "conffiles") || !strings.Contains(control, "Recommends: qemu-system-x86") {
 		t.Error(control)
 	}
+	for name, files := range map[string][]string{
+		"coloctl-etcd": {"./usr/bin/colod-etcd\n", "./usr/lib/systemd/system/colod.service.d/etcd.conf\n"},
+		"coloctl-ansible": {
+			"/coloctl/coloctl/galaxy.yml\n", "/coloctl/coloctl/plugins/modules/colo_vm\n", "/coloctl/coloctl/plugins/modules/colo_vm.yml\n",
+			"/coloctl/coloctl/playbooks/rolling_patch.yml\n", "/coloctl/coloctl/roles/node/tasks/main.yml\n",
+		},
+	} {
+		list := run(t, exec.CommandContext(t.Context(), "dpkg-deb", "-c", packages(t, name, "deb")))
+		for _, want := range files {
+			if !strings.Contains(list, want) {
+				t.Errorf("%s lacks %q", name, want)
+			}
+		}
+		if strings.Contains(list, " -> ") {
+			t.Errorf("%s has a link, to what it may not have: %s", name, list)
+		}
+	}
 }
 
 // system is a clean Debian with the deb in it, installed as docs/quick-start.md says.
@@ -132,7 +155,7 @@ func system(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes a Debian system")
 	}
-	deb, _ := packages(t)
+	deb := packages(t, "coloctl", "deb")
 	work.system.Do(func() {
 		begun := time.Now()
 		dir := filepath.Join(work.dir, "system")
@@ -183,4 +206,30 @@ func TestInstalled(t *testing.T) {
 		t.Error(said)
 	}
 	in("bash", "-nc", ". /usr/share/bash-completion/completions/coloctl")
+}
+
+// TestOthersInstalled puts the other packages beside the first: systemd runs the other daemon then, and Ansible finds the collection without being told.
+func TestOthersInstalled(t *testing.T) {
+	dir := system(t)
+	for _, name := range names[1:] {
+		run(t, exec.CommandContext(t.Context(), "cp", packages(t, name, "deb"), filepath.Join(dir, "tmp", name+".deb")))
+	}
+	in := func(argv ...string) string { t.Helper(); return run(t, machine.Chroot(t.Context(), dir, argv...)) }
+	in("sh", "-c", "apt-get -qq -y install --no-install-recommends /tmp/coloctl-etcd.deb /tmp/coloctl-ansible.deb ansible-core")
+	t.Cleanup(func() { in("sh", "-c", "apt-get -qq -y purge coloctl-etcd coloctl-ansible") }) // other tests boot the system
+	if said := in("systemd-analyze", "verify", "--man=no", "colod.service"); strings.Contains(said, "colo") {
+		t.Error(said)
+	}
+	if said := in("cat", "/usr/lib/systemd/system/colod.service.d/etcd.conf"); !strings.Contains(said, "/usr/bin/colod-etcd run") {
+		t.Error(said)
+	}
+	if got, want := in("colod-etcd", "--version"), in("coloctl", "version"); !strings.Contains(want, strings.Fields(got)[1]) {
+		t.Errorf("colod-etcd says %q, coloctl %q", got, want)
+	}
+	if said := in("ansible-doc", "-t", "module", "coloctl.coloctl.colo_vm"); !strings.Contains(said, "switched-over") {
+		t.Error(said)
+	}
+	if said := in("sh", "-c", "ansible localhost -m coloctl.coloctl.colo_vm -a 'name=web state=nonsense' 2>&1 || true"); !strings.Contains(said, "nonsense") {
+		t.Errorf("the module doesn't run: %s", said)
+	}
 }
