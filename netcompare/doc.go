@@ -21,6 +21,7 @@
 //
 // A promoted secondary keeps its rewriters for as long as its QEMU lives, because connections that are open at that moment
 // need them. Connect finds them and puts the new filters before them, so roles may change any number of times.
+//
 // # Outside of QEMU
 //
 // With [Options].External a process compares instead of colo-compare: package comparer, by the rules of package compare. QEMU
