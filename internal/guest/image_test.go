@@ -14,6 +14,8 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/coloctl/coloctl/internal/qemutest"
 )
 
 func TestCommandLine(t *testing.T) {
@@ -30,7 +32,7 @@ func TestImageHasInitAndModulesInOrder(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	o := ImageOptions{InitBinary: program, ModulesDir: setting(t, "COLOCTL_MODULES"), CacheDir: filepath.Join(dir, "cache")}
+	o := ImageOptions{InitBinary: program, ModulesDir: qemutest.Modules(t), CacheDir: filepath.Join(dir, "cache")}
 	path, err := Image(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
