@@ -44,8 +44,8 @@ func newPair(ctx context.Context, o Options, s story, top *lab.Topology, number 
 			Name: vm, Memory: 64 << 20, CPU: "qemu64",
 			Disks: []colo.DiskSpec{{Name: disk, File: disk + ".raw", Size: diskSize}},
 			NICs:  []colo.NICSpec{{Name: "net0", Bridge: lab.NodeBridge, MAC: "52:54:00:12:34:56"}},
-			// Checkpoints come when they are asked for: some QEMUs can do everything but a second one.
-			Protection: colo.ProtectionSpec{CheckpointDelay: colo.Duration(5 * time.Minute)},
+			// Checkpoints come when they are asked for: some QEMUs can do everything but a second one. QEMU's own comparer is part of what is tried.
+			Protection: colo.ProtectionSpec{CheckpointDelay: colo.Duration(5 * time.Minute), Comparer: colo.ComparerBuiltin},
 		},
 	}
 	if err := p.spec.Validate(); err != nil {
