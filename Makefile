@@ -28,7 +28,7 @@ demo: build ## the story: a VM loses its host, goes on, and is protected again
 	$(BIN)/coloctl lab run story $(ARGS)
 
 matrix: build ## what Debian's QEMUs of three releases can do, into docs/compatibility.md
-	$(GO) run ./internal/conform/cmd/matrix -coloctl $(BIN)/coloctl
+	$(GO) run ./internal/conform/cmd/matrix -coloctl $(BIN)/coloctl $(ARGS)
 
 test: ## all tests, with real QEMU; needs root or user namespaces
 	$(GO) vet ./...

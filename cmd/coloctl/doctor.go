@@ -31,6 +31,7 @@ func doctorCommand(r rules) *cli.Command {
 			&cli.StringFlag{Name: "config", Value: nodeFile, Usage: "`FILE` of this node's configuration", TakesFile: true},
 			&cli.BoolFlag{Name: "failed", Usage: "print what is wrong only"},
 			&cli.BoolFlag{Name: "prove", Usage: "run COLO on this host in a lab, with this host's QEMU, and measure it; takes about a minute, touches no VM"},
+			&cli.BoolFlag{Name: "alone", Usage: "with --prove: try QEMU alone, without a guest, which takes some ten seconds"},
 		}, Action: doctor}, operands{})
 }
 

@@ -33,7 +33,7 @@ func prove(cc *cli.Context) error {
 		fmt.Fprintln(cc.App.ErrWriter, "QEMU alone, without a guest")
 		err = conform.Start(cc.Context, *o, os.Args[1:], p)
 	}
-	if err == nil && p.OK {
+	if err == nil && p.OK && !cc.Bool("alone") {
 		err = runScenarios(cc, p)
 	}
 	if err != nil {

@@ -33,6 +33,7 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("matrix", flag.ContinueOnError)
 	coloctl := flags.String("coloctl", "bin/coloctl", "the `PROGRAM` that proves")
+	alone := flags.Bool("alone", false, "leave out the scenarios with a guest")
 	doc := flags.String("doc", "docs/compatibility.md", "`FILE` that is written to")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,7 +51,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		p, err := prove(ctx, *coloctl, tools, out)
+		p, err := prove(ctx, *coloctl, tools, *alone, out)
 		if err != nil {
 			return fmt.Errorf("QEMU %s: %w", tools.Version, err)
 		}
@@ -64,8 +65,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // prove runs coloctl. That a QEMU can't protect is an answer, not an error.
-func prove(ctx context.Context, coloctl string, tools *provision.Tools, out io.Writer) (*conform.Proof, error) {
-	cmd := exec.CommandContext(ctx, coloctl, "doctor", "--prove", "-o", "json")
+func prove(ctx context.Context, coloctl string, tools *provision.Tools, alone bool, out io.Writer) (*conform.Proof, error) {
+	cmd := exec.CommandContext(ctx, coloctl, "doctor", "--prove", fmt.Sprintf("--alone=%v", alone), "-o", "json")
 	cmd.Env = append(os.Environ(), provision.QEMUVariable+"="+tools.QEMU[0], provision.QEMUImgVariable+"="+tools.QEMUImg[0])
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	var said bytes.Buffer
