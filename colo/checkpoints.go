@@ -31,7 +31,7 @@ type checkpoints struct {
 	enter  time.Duration // until it ran in it
 	sum    time.Duration // of all pauses
 	delay  time.Duration // that the controller has set
-	sealed time.Time     // a stop after it is none of a checkpoint; zero: any is
+	sealed time.Time     // a stop after it is none of a checkpoint, and a resumption no end of one; zero: any is
 }
 
 // halt notes a stop outside of COLO: it may be the one for COLO's start.
@@ -49,7 +49,9 @@ func (c *checkpoints) stopped(at time.Time) {
 	c.mu.Unlock()
 }
 
-// seal says that no checkpoint can begin after a moment, as the connections to the peer are cut: leaving COLO stops and resumes the guest too.
+// seal says that no checkpoint of this secondary can begin or end after a moment, as the connections to the peer are cut: leaving COLO stops and resumes the
+// guest too. One that goes on has not ended for the primary either: a secondary's QEMU resumes its guest before it tells the primary that it has loaded
+// the state (migration/colo.c, colo_incoming_process_checkpoint), so one that was told has resumed, and said so, before the cut.
 func (c *checkpoints) seal(at time.Time) {
 	c.mu.Lock()
 	c.sealed = at
@@ -58,6 +60,11 @@ func (c *checkpoints) seal(at time.Time) {
 
 func (c *checkpoints) resumed(at time.Time) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.sealed.IsZero() && at.After(c.sealed) {
+		c.begin = time.Time{}
+		return
+	}
 	if !c.begin.IsZero() {
 		c.pauses[c.count%uint64(len(c.pauses))] = at.Sub(c.begin)
 		c.count++
@@ -67,7 +74,6 @@ func (c *checkpoints) resumed(at time.Time) {
 	} else if !c.halted.IsZero() {
 		c.enter, c.halted = at.Sub(c.halted), time.Time{}
 	}
-	c.mu.Unlock()
 }
 
 func (c *checkpoints) reset() {

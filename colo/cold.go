@@ -42,6 +42,7 @@ const (
 	coldAgree coldAction = "agree" // start after the peer has promised not to
 	coldWait  coldAction = "wait"  // something that is on its way will decide
 	coldHold  coldAction = "hold"  // a person or the arbiter has to decide
+	coldRest  coldAction = "rest"  // it is not wanted any more
 )
 
 // coldRow is one row of the decision table for cold starts.
@@ -73,7 +74,10 @@ var (
 	alone     = func(f coldFacts) bool { return aloneIn(f.rec, f.me) }
 	member    = func(f coldFacts) bool { return slices.Contains(f.rec.Members, f.me) }
 	primary   = func(f coldFacts) bool { return f.rec.Role == state.RolePrimary }
-	unasked   = func(f coldFacts) bool { return f.answer == noArbiter || f.answer == silentArbiter }
+	entrusted = func(f coldFacts) bool {
+		return f.answer == arbiterHolds && f.held.Generation > f.rec.Generation && slices.Equal(f.held.Members, []string{f.me})
+	}
+	unasked = func(f coldFacts) bool { return f.answer == noArbiter || f.answer == silentArbiter }
 )
 
 // coldTable decides by generations who starts a VM after an outage. The first row that holds counts. The claim that follows a start asks the
@@ -83,9 +87,12 @@ var coldTable = []coldRow{
 		return f.heard && f.there.Running && f.there.State != Standby && f.there.State != Secondary
 	},
 		coldWait, say("it runs on %s, which takes this node back as its standby", thePeer)},
+	{"its owner has stopped it on the peer", func(f coldFacts) bool {
+		return f.heard && f.there.Want == WantStopped && f.there.Generation >= f.rec.Generation
+	}, coldRest, say("it was stopped on %s", thePeer)},
 	{"the VM was never started", func(f coldFacts) bool { return f.rec.Generation == 0 && f.answer != arbiterHolds },
 		coldStart, say("it is new")},
-	{"this node's record names others", func(f coldFacts) bool { return !member(f) },
+	{"this node's record names others", func(f coldFacts) bool { return !member(f) && !entrusted(f) },
 		coldWait, say("generation %d belongs to %v: this node's disks are stale", ownGen, ownSet)},
 	{"the arbiter's record names others", func(f coldFacts) bool { return f.answer == arbiterHolds && !f.held.Has(f.me) },
 		coldWait, say("the arbiter's generation %d belongs to %v: this node's disks are stale", heldGen, heldSet)},

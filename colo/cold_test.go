@@ -26,6 +26,7 @@ func TestColdStart(t *testing.T) {
 			f.there = PeerVM{State: s, Generation: gen, Members: members, Running: s == Solo || s == Protected || s == Standby}
 		}
 	}
+	unwanted := func(f *coldFacts) { f.there.Want = WantStopped }
 	broken := func(f *coldFacts) { f.disks = false }
 	after := func(d time.Duration) func(*coldFacts) { return func(f *coldFacts) { f.waited = d } }
 	for _, c := range []struct {
@@ -33,6 +34,8 @@ func TestColdStart(t *testing.T) {
 		with []func(*coldFacts)
 		want coldAction
 	}{
+		{"its owner has stopped it", []func(*coldFacts){held(4, both), there(Stopped, 4, both), unwanted}, coldRest},
+		{"its owner has stopped an older one", []func(*coldFacts){held(4, both), there(Stopped, 3, both), unwanted}, coldStart},
 		{"new", []func(*coldFacts){own(0, nil, ""), answer(emptyArbiter)}, coldStart},
 		{"both died, arbiter, primary", []func(*coldFacts){held(4, both)}, coldStart},
 		{"both died, arbiter, secondary waits", []func(*coldFacts){held(4, both), own(4, both, state.RoleSecondary)}, coldWait},
@@ -40,6 +43,9 @@ func TestColdStart(t *testing.T) {
 		{"peer went on", []func(*coldFacts){held(5, theirs)}, coldWait},
 		{"peer runs it", []func(*coldFacts){held(5, theirs), there(Solo, 5, theirs)}, coldWait},
 		{"own record is stale", []func(*coldFacts){answer(silentArbiter), own(5, theirs, "")}, coldWait},
+		{"own record is stale, the peer has handed it over", []func(*coldFacts){held(6, mine), own(5, theirs, "")}, coldStart},
+		{"own record is stale, the arbiter's is older", []func(*coldFacts){held(4, mine), own(5, theirs, "")}, coldWait},
+		{"handed over, incomplete", []func(*coldFacts){held(6, mine), own(5, theirs, ""), broken}, coldHold},
 		{"alone", []func(*coldFacts){own(5, mine, state.RolePrimary), held(5, mine)}, coldStart},
 		{"alone, arbiter silent", []func(*coldFacts){own(5, mine, state.RolePrimary), answer(silentArbiter)}, coldStart},
 		{"alone, incomplete", []func(*coldFacts){own(5, mine, state.RolePrimary), held(5, mine), broken}, coldHold},
@@ -62,7 +68,7 @@ func TestColdStart(t *testing.T) {
 }
 
 // TestColdStartIsSafe checks over all kinds of facts that a start is never decided when
-//  1. this node's own record or the arbiter's names others only;
+//  1. this node's own record or the arbiter's names others only, and the newer one is not the arbiter's word that this node alone counts;
 //  2. a disk here is incomplete;
 //  3. both copies are current and neither the arbiter nor the peer could be asked.
 func TestColdStartIsSafe(t *testing.T) {
@@ -87,8 +93,9 @@ func TestColdStartIsSafe(t *testing.T) {
 		if action != coldStart && action != coldAgree {
 			return
 		}
+		trusted := f.answer == arbiterHolds && f.held.Generation > f.rec.Generation && slices.Equal(f.held.Members, []string{"n1"})
 		switch {
-		case !slices.Contains(f.rec.Members, "n1"), f.answer == arbiterHolds && !f.held.Has("n1"):
+		case !slices.Contains(f.rec.Members, "n1") && !trusted, f.answer == arbiterHolds && !f.held.Has("n1"):
 			t.Fatalf("%s although others are current: %s", action, why)
 		case !f.disks:
 			t.Fatalf("%s with an incomplete disk: %s", action, why)

@@ -46,7 +46,7 @@ type NICPorts struct {
 type CopyEvent struct {
 	Kind EventKind // Exited, Hung, ColoStarted, ChannelLost, DiskFailed, GuestShutdown
 	Text string    // what exactly, for people
-	Disk string    // of DiskFailed: this node's half of it was taken out of the running copy, which goes on through the peer's
+	Disk string    // of DiskFailed: this node's half of it fails; a primary has let go of it and goes on through the peer's
 	Time time.Time
 }
 

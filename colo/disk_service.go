@@ -6,14 +6,32 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/state"
 )
 
 // This file is about halves of disks that are out of service, because they fail or because a person says so.
+//
+// A primary whose own half fails goes on through the peer's. From then on its half lacks what the guest writes, and the peer's has it: the half is
+// behind. That is on record, and all that follows is derived from it:
+//
+//   - A copy that has let go of a half never goes on alone, whoever else is lost: Release refuses it before anything is let out, so nobody has seen
+//     what the peer's half may lack.
+//   - It hands its role over. Where that fails it ends; and when this node counts at the arbiter, alone or with the peer, it makes the peer the only one
+//     that does: see cede.
+//   - The half comes back only by a resync to it. A person may say that it is in service again as soon as the copy that let go of it has ended.
 
 // ErrDiskOffline is returned for what needs a half of a disk that is out of service.
 var ErrDiskOffline = errors.New("a half of a disk is out of service")
+
+// HalfGoneError is returned by the Release of a copy that has gone on through the peer's halves of some disks.
+type HalfGoneError struct{ Disks []string }
+
+func (e *HalfGoneError) Error() string {
+	return "what the guest wrote last is on the peer's half only, of " + strings.Join(e.Disks, ", ")
+}
 
 // offline names the disks whose half on this node is out of service.
 func offline(rec state.VM) []string {
@@ -36,28 +54,115 @@ func (m *machine) offlineError(rec state.VM) error {
 		m.name, offline(rec)[0], m.n.cfg.Name)
 }
 
-// setOffline takes this node's half of a disk out of service. stale says that it lacks writes from now on.
-func setOffline(disk, why string, stale bool) func(*state.VM) {
+// behind says whether the peer's half of a disk has what this node's lacks, since a copy here has let go of it.
+func behind(rec state.VM) bool {
+	for _, d := range rec.Disks {
+		if d.Behind {
+			return true
+		}
+	}
+	return false
+}
+
+// changeDisk changes the record of this node's half of a disk.
+func changeDisk(disk string, change func(*state.Disk)) func(*state.VM) {
 	return func(v *state.VM) {
 		if v.Disks == nil {
 			v.Disks = map[string]state.Disk{}
 		}
 		d := v.Disks[disk]
-		d.Offline = why
-		if stale {
-			d.InSync = false
-		}
+		change(&d)
 		v.Disks[disk] = d
 	}
 }
 
-// noteDisk remembers and tells that a disk fails. What was taken out of a running copy is stale from then on: it must not be started from.
+// setOffline takes this node's half of a disk out of service; an empty why takes it back.
+func setOffline(disk, why string) func(*state.VM) {
+	return changeDisk(disk, func(d *state.Disk) { d.Offline = why })
+}
+
+// letGo is setOffline for a half that the running copy lets go of. What that copy has on record of its writes is not all of them from then on.
+func letGo(disk, why string) func(*state.VM) {
+	return both(changeDisk(disk, func(d *state.Disk) { d.Offline, d.InSync, d.Behind = why, false, true }), func(v *state.VM) { v.Base, v.Resync = nil, nil })
+}
+
+// noteDisk remembers and tells that a disk fails.
 func (m *machine) noteDisk(msg message) {
-	if msg.disk != "" {
-		m.update(setOffline(msg.disk, msg.text, true))
+	switch rec, _ := m.info(); {
+	case msg.disk == "":
+	case rec.Role == state.RoleSecondary: // it ends, and nothing was written that the primary lacks
+		m.update(changeDisk(msg.disk, func(d *state.Disk) { d.Offline, d.InSync = msg.text, false }))
+	default:
+		m.update(letGo(msg.disk, msg.text))
 	}
 	m.emit(Event{Kind: "disk", State: m.State(), Text: msg.text, Fields: map[string]any{"disk": msg.disk}})
 }
+
+// release takes replication down. That the copy has let go of a half is on record before anything else is decided.
+func (m *machine) release(ctx context.Context, c Copy) error {
+	err := c.Release(ctx)
+	var gone *HalfGoneError
+	if errors.As(err, &gone) {
+		for _, disk := range gone.Disks {
+			if rec, _ := m.info(); !rec.Disks[disk].Behind {
+				m.noteDisk(message{disk: disk, text: "a write to this node's half of disk " + disk + " failed while replication was taken down"})
+			}
+		}
+	}
+	return err
+}
+
+// cede hands the VM to the peer when no copy runs here any more, this node still counts, and its half is behind: what clients have seen last is on the
+// peer's half only. It repeats itself until the arbiter has answered. The peer's copy goes on if it lives; otherwise it is started there.
+func (m *machine) cede(ctx context.Context) {
+	if !m.mustCede() || !m.ceding.CompareAndSwap(false, true) {
+		return
+	}
+	m.n.wg.Go(func() {
+		defer m.ceding.Store(false)
+		for m.mustCede() && !m.ceded(ctx) {
+			select {
+			case <-time.After(time.Second):
+			case <-m.quit:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (m *machine) mustCede() bool {
+	switch m.State() {
+	case Stopped, Outdated, Failed:
+	default:
+		return false
+	}
+	rec, _ := m.info()
+	return m.current() == nil && rec.Instance == nil && slices.Contains(rec.Members, m.n.cfg.Name) && behind(rec)
+}
+
+// ceded tries once.
+func (m *machine) ceded(ctx context.Context) bool {
+	p, info, err := m.n.partner()
+	if err != nil {
+		return false
+	}
+	got, err := m.advance(ctx, []string{info.Name})
+	if err != nil {
+		return errors.Is(err, errLost)
+	}
+	m.emit(Event{Kind: "disk", State: m.State(), Text: info.Name + " has the newest half of every disk: it alone counts from here on"})
+	ctx, cancel := context.WithTimeout(ctx, cedeTimeout)
+	defer cancel()
+	if err := p.TakeOver(ctx, got); err != nil { // it learns it from the arbiter
+		m.log.Warn("the peer was not told that it alone counts", "peer", info.Name, "err", err)
+	}
+	return true
+}
+
+// cedeTimeout bounds the call that tells the peer that it alone counts.
+const cedeTimeout = 5 * time.Second
 
 // SetDisk takes this node's half of a disk out of service, or back into it. The guest goes on: a primary's through the peer's half, and then on the
 // peer by a switchover, unless the VM's owner wants it to stay; a secondary ends, and the primary goes on alone. What is taken back is made
@@ -72,13 +177,13 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		return fmt.Errorf("%s has no disk %q", vm, disk)
 	}
 	if online {
-		switch s := m.State(); s {
-		case Protected, SwitchingOver, Detaching, Arbitrating:
-			if rec.Disks[disk].Offline != "" {
-				return fmt.Errorf("the copy that runs on %s has let go of it: switch %s over first: %w", n.cfg.Name, vm, &UnexpectedEventError{VM: vm, State: s, Event: "disk-online"})
-			}
+		if rec.Disks[disk].Offline == "" {
+			return nil
 		}
-		if err := m.updateNow(ctx, setOffline(disk, "", false)); err != nil {
+		if m.current() != nil || rec.Instance != nil { // what it writes goes to the other half only, until its end
+			return fmt.Errorf("the copy that runs on %s has let go of it: switch %s over first: %w", n.cfg.Name, vm, &UnexpectedEventError{VM: vm, State: m.State(), Event: "disk-online"})
+		}
+		if err := m.updateNow(ctx, setOffline(disk, "")); err != nil {
 			return err
 		}
 		m.emit(Event{Kind: "disk", State: m.State(), Text: "this node's half of disk " + disk + " is back in service", Fields: map[string]any{"disk": disk}})
@@ -90,14 +195,10 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 	}
 	switch s := m.State(); s {
 	case Protected:
-		if err := m.current().DropDisk(ctx, disk); err != nil {
-			return err
-		}
-		m.post(message{kind: DiskFailed, disk: disk, text: reason, copy: m.current()})
-		return nil
+		return m.dropDisk(ctx, disk, reason)
 	case Secondary:
 		// It has all that was written until it ends, and the primary keeps record of what comes then.
-		if err := m.updateNow(ctx, setOffline(disk, reason, false)); err != nil {
+		if err := m.updateNow(ctx, setOffline(disk, reason)); err != nil {
 			return err
 		}
 		m.post(message{kind: DiskFailed, text: "disk " + disk + ": " + reason, copy: m.current()})
@@ -106,8 +207,28 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		if aloneIn(rec, n.cfg.Name) && len(incomplete(rec, spec)) == 0 {
 			return fmt.Errorf("%s holds the only current half of disk %s: %w", n.cfg.Name, disk, &UnexpectedEventError{VM: vm, State: s, Event: "disk-offline"})
 		}
-		return m.updateNow(ctx, setOffline(disk, reason, false))
+		return m.updateNow(ctx, setOffline(disk, reason))
 	default:
 		return fmt.Errorf("%s holds the only current half of disk %s, or is changing that: %w", n.cfg.Name, disk, &UnexpectedEventError{VM: vm, State: s, Event: "disk-offline"})
 	}
+}
+
+// dropDisk lets a primary go on through the peer's half of a disk. It is on record first: a crash in between must not leave a half that counts and
+// lacks something.
+func (m *machine) dropDisk(ctx context.Context, disk, reason string) error {
+	c := m.current()
+	if c == nil {
+		return errCopyDead
+	}
+	rec, _ := m.info()
+	was := rec.Disks[disk]
+	if err := m.updateNow(ctx, letGo(disk, reason)); err != nil {
+		return err
+	}
+	if err := c.DropDisk(ctx, disk); errors.Is(err, blockrepl.ErrOnlyHalf) {
+		m.update(changeDisk(disk, func(d *state.Disk) { *d = was }))
+		return err
+	}
+	m.post(message{kind: DiskFailed, disk: disk, text: reason, copy: c}) // also when nobody knows whether it was dropped
+	return nil
 }

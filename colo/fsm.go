@@ -96,7 +96,7 @@ const (
 	guardWhole     = "current-and-whole"   // this node alone is current, and no disk here is incomplete
 	guardNoQEMU    = "no-qemu"             // no QEMU of the VM is known to run here
 	guardCounted   = "peer-counts"         // as far as this node knows the peer's copy may still go on
-	guardHalfGone  = "half-offline"        // this node's half of a disk is out of service: the peer's copy is the better one
+	guardHalfGone  = "half-behind"         // the copy here has let go of this node's half of a disk: only the peer's has everything
 	guardStays     = "stays-on-disk-error" // the VM's owner wants no switchover for a failed disk
 	guardSecondary = "was-secondary"       // this copy was the secondary before the arbitration
 	guardFinal     = "guest-is-off"        // the primary's guest has switched itself off: its disks are complete, with or without a QEMU
@@ -130,6 +130,7 @@ var (
 		{on(Attaching), upon(Done), "", Protected, "", false, "COLO is proven and the arbiter knows both copies"},
 		{on(Syncing, Attaching), upon(ReqUnprotect, ChannelLost, PeerLost, PeerDead, Hung), "", same, "", true, "protection is not reached; the guest goes on alone"},
 		{on(Syncing, Attaching), upon(PlanError), "", Solo, "", false, "undone: the guest runs on as before"},
+		{on(Syncing, Attaching), upon(UndoFailed), guardHalfGone, Outdated, planFence, false, "alone it would have no disk: the peer's copy is the better one"},
 		{on(Syncing, Attaching), upon(UndoFailed), "", Arbitrating, planClaim, false, "what is left of replication is taken down like after a loss"},
 		{on(SwitchingOver), upon(UndoFailed), "", Arbitrating, planClaim, false, "nothing was handed over, but the tap may be cut"},
 		{on(Attaching), upon(Lost), "", Outdated, planFence, false, "the peer has gone on by itself"},
@@ -149,6 +150,7 @@ var (
 		{on(Protected), upon(DiskFailed), "", SwitchingOver, planSwitchover, false, "the guest goes on through the peer's disk, and then next to it"},
 		{on(SwitchingOver), upon(PlanError), guardHalfGone, Outdated, planFence, false, "the secondary has every write and a good disk: it goes on"},
 		{on(Secondary), upon(DiskFailed), "", Outdated, planFence, false, "the primary goes on alone; it is told that this copy is dead"},
+		{on(Detaching), upon(DiskFailed), guardHalfGone, SwitchingOver, planSwitchover, false, "alone it would have no disk: the peer goes on"},
 		{on(Starting, Solo, Syncing, Attaching, Detaching, SwitchingOver, Standby, Arbitrating, FailingOver, Stopping, Stopped, Outdated, Failed), upon(DiskFailed),
 			"", same, "", false, "there is no better copy to go on with"},
 
@@ -186,6 +188,7 @@ var (
 		{on(Secondary), upon(GuestShutdown), "", same, "", false, "the primary decides"},
 
 		// Who goes on.
+		{on(Arbitrating), upon(Done), guardHalfGone, Outdated, planFence, false, "won without a disk: the VM is handed to the peer, whose half has everything"},
 		{on(Arbitrating), upon(Done), guardFinal, Stopping, planStop, false, "won, and the guest is off"},
 		{on(Arbitrating), upon(Done), "", FailingOver, planSurvive, false, "won"},
 		{on(Arbitrating), upon(Lost), "", Outdated, planFence, false, "the other copy goes on: this one must never speak again"},
@@ -203,6 +206,7 @@ var (
 		{on(Arbitrating), upon(Exited), "", Outdated, planFence, true, "this copy ended while the claim was under way"},
 		{on(FailingOver), upon(Done), "", Solo, "", false, "goes on alone"},
 		{on(FailingOver), upon(PlanError), guardFinal, Stopping, planStop, false, "the guest is off: nothing is left to go on"},
+		{on(FailingOver), upon(PlanError), guardHalfGone, Outdated, planFence, false, "it has no disk: the VM is handed to the peer, whose half has everything"},
 		{on(FailingOver), upon(PlanError), "", Failed, "", false, "left as it is: it holds the only current data"},
 		{on(FailingOver), upon(PeerDead, PeerLost, ChannelLost, GuestShutdown, ReqTakeOver, Hung), "", same, "", false, "already going on"},
 		{on(FailingOver), upon(Exited), guardWhole, Stopped, "", true, "the surviving copy ended; its disks are current"},
@@ -210,6 +214,7 @@ var (
 		{on(Failed), upon(ReqForce), "", FailingOver, planSurvive, false, "a person wants it tried again"},
 		{on(Failed), upon(ReqStop), "", Stopping, planStop, false, ""},
 		{on(Solo), upon(ReqTakeOver), "", same, "", false, "goes on already"},
+		{on(Stopped, Outdated), upon(ReqTakeOver), "", Stopped, "", false, "the peer has handed its role over: the disks here are current"},
 
 		// Late news that changes nothing.
 		{on(Stopped, Outdated, Failed, Solo, Starting, Stopping), upon(PeerLost, PeerDead, ChannelLost, ColoStarted), "", same, "", false, "no longer of interest"},

@@ -145,6 +145,8 @@ func (m *machine) carryOut(ctx context.Context, a coldAction) error {
 			return fmt.Errorf("asking the peer to give way: %w", err)
 		}
 		return m.request(ctx, ReqStart, nil)
+	case coldRest:
+		return m.want(ctx, WantStopped)
 	case coldStart:
 		if err := m.request(ctx, ReqStart, nil); err != nil && !errors.Is(err, errUndecided) {
 			return fmt.Errorf("starting it: %w", err)

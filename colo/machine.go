@@ -28,6 +28,7 @@ type machine struct {
 	nextPlan  PlanKind
 	resumed   atomic.Bool // what runs here is known
 	settling  atomic.Bool // the arbiter is being told what was decided without it
+	ceding    atomic.Bool // the VM is being handed to the peer, whose disks are newer
 	rechecks  atomic.Bool // a look at a silent peer is due
 	attempts  []int64     // of the peer to prepare a standby here, the last one last
 	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened
@@ -54,7 +55,7 @@ type machine struct {
 	silencing chan struct{}
 	givenUp   string // why recovery has stopped; empty while it hasn't
 	resets    int    // how often a person made it begin anew
-	outlook   string // what recovery is waiting for
+	outlook   string // what is about to be done here, or waited for
 	guarded   bool   // the copy is behind its gate
 	gateErr   string // why it is not
 	tune      resyncTuning
@@ -117,11 +118,14 @@ func (m *machine) run(ctx context.Context) {
 		case <-m.quit:
 			return
 		case msg := <-m.in:
-			if msg.kind == evPing {
+			switch msg.kind {
+			case evPing:
 				msg.answer(nil)
-				continue
+			case evFound:
+				m.takeFound(ctx, msg.args.(sighting))
+			default:
+				m.handle(ctx, msg)
 			}
-			m.handle(ctx, msg)
 		}
 	}
 }
@@ -232,6 +236,9 @@ func (m *machine) handle(ctx context.Context, msg message) {
 		m.handle(ctx, message{kind: GuestShutdown, text: "the guest has switched itself off"})
 	}
 	m.recall(ctx, t, msg)
+	if m.job == nil {
+		m.cede(ctx)
+	}
 }
 
 // recall keeps what a plan is told while it runs, and takes it up again when the VM is protected after all.
@@ -461,7 +468,7 @@ func (m *machine) holds(guard string) bool {
 		return m.final()
 	case guardHalfGone:
 		rec, _ := m.info()
-		return len(offline(rec)) > 0
+		return behind(rec)
 	case guardStays:
 		_, spec := m.info()
 		return spec.Protection.OnDiskError == StayOnDiskError

@@ -229,7 +229,7 @@ func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
 		}
 		for _, d := range spec.Disks {
 			e := v.Disks[d.Name]
-			e.InSync, e.Size = inSync && e.Offline == "", int64(d.Size)
+			e.InSync, e.Behind, e.Size = inSync && e.Offline == "", false, int64(d.Size)
 			e.Generation = max(e.Generation, generation)
 			v.Disks[d.Name] = e
 		}

@@ -205,7 +205,7 @@ func (n *Node) ForceWith(ctx context.Context, vm string, o ForceOptions) error {
 	return n.ask(ctx, vm, ReqForce, o)
 }
 
-// Stop shuts a VM down that runs here. A protected one is unprotected first.
+// Stop shuts a VM down that runs here. A protected one is unprotected first. One that is down stays so: a node with [Recovery] doesn't start it by itself any more.
 func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
@@ -214,6 +214,10 @@ func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	switch m.State() {
 	case Protected, Syncing, Attaching:
 		if err := m.request(ctx, ReqUnprotect, nil); err != nil {
+			return err
+		}
+	case Stopped, Outdated, Starting: // it is down, and is not to be started by itself
+		if err := m.want(ctx, WantStopped); err != nil {
 			return err
 		}
 	}

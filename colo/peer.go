@@ -111,6 +111,7 @@ type PeerVM struct {
 	Members    []string `json:"members"`
 	Running    bool     `json:"running"`           // a QEMU of it is there
 	Answers    bool     `json:"answers,omitempty"` // and has answered just now
+	Want       string   `json:"want,omitempty"`    // of the VM's owner, as the peer knows
 }
 
 // Errors of the cooperation between nodes.

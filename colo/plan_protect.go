@@ -63,6 +63,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				return err
 			},
 			Undo: func(ctx context.Context) error {
+				if rec, _ := m.info(); behind(rec) {
+					return nil // the peer's copy is the better one
+				}
 				if err := peer.Drop(ctx, DropRequest{m.record(), attempt}); err != nil { // it drops it by itself when it is asked for the next one
 					m.log.Warn("the peer did not drop its standby", "err", err)
 				}
@@ -78,7 +81,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				}
 				return m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)
 			},
-			Undo: func(ctx context.Context) error { return c.Release(ctx) },
+			Undo: func(ctx context.Context) error { return m.release(ctx, c) },
 		},
 		{Name: "connect the network comparison", Do: func(ctx context.Context) error {
 			m.post(message{kind: DisksEqual})
@@ -106,7 +109,10 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			return err
 		}
 		m.update(func(v *state.VM) {
-			v.Base, v.Resync, v.Peer = &state.Base{Peer: to.Name, Generation: got.Generation}, nil, to.Name
+			v.Resync, v.Peer = nil, to.Name
+			if !behind(*v) {
+				v.Base = &state.Base{Peer: to.Name, Generation: got.Generation}
+			}
 		})
 		// The peer's own copy of the record is a convenience: at a loss the arbiter's counts.
 		if err := peer.Confirm(ctx, got); err != nil {
@@ -174,7 +180,7 @@ func (m *machine) detachPlan() *Plan {
 			if c == nil {
 				return errLost
 			}
-			if err := c.Release(ctx); err != nil {
+			if err := m.release(ctx, c); err != nil {
 				return fmt.Errorf("%w: %w", errUndecided, err)
 			}
 			if err := m.unguard(ctx, c); err != nil {

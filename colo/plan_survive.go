@@ -304,7 +304,7 @@ func (m *machine) claimStart(ctx context.Context) error {
 		m.update(setRecord(1, []string{me}))
 		return nil
 	}
-	if rec.Generation > 0 && !slices.Contains(rec.Members, me) {
+	if rec.Generation > 0 && !slices.Contains(rec.Members, me) && !m.entrusted(ctx) {
 		return fmt.Errorf("%w: at generation %d the current copy is on %v: %w", ErrNotCurrent, rec.Generation, rec.Members, errLost)
 	}
 	if len(offline(rec)) > 0 {
@@ -327,6 +327,20 @@ func (m *machine) claimStart(ctx context.Context) error {
 		return nil // nobody else could have advanced it
 	}
 	return err
+}
+
+// entrusted says whether the arbiter names this node alone in a generation that this node has not heard of yet. Only a node that counts gives that
+// away, and only while this one's half has everything: by a switchover, or see cede.
+func (m *machine) entrusted(ctx context.Context) bool {
+	rec, _ := m.info()
+	a := m.n.cfg.Arbiter
+	if a == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+	defer cancel()
+	held, err := a.Get(ctx, rec.ID)
+	return err == nil && held.Generation > rec.Generation && slices.Equal(held.Members, []string{m.n.cfg.Name})
 }
 
 // advance makes members the current copies of the VM: at the arbiter, if there is one, and then here. It returns errLost when this copy
@@ -375,6 +389,9 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 		return arbiter.Record{}, err
 	}
 	m.update(setRecord(got.Generation, got.Members))
+	if slices.Equal(got.Members, next.Members) {
+		return got, nil // by whomever
+	}
 	switch arbiter.Judge(next, got) {
 	case arbiter.Won:
 		return got, nil
@@ -455,7 +472,7 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 		}...)
 	} else {
 		steps = append(steps,
-			Step{Name: "take replication down", Do: func(ctx context.Context) error { return c.Release(ctx) }},
+			Step{Name: "take replication down", Do: func(ctx context.Context) error { return m.release(ctx, c) }},
 			Step{Name: "join the LAN", Do: func(ctx context.Context) error { return m.speak(ctx, c) }},
 		)
 	}

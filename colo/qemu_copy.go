@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +43,8 @@ type qemuCopy struct {
 	ends       *qmp.Subscription // of rescue, see qemu_ends.go
 	dying      atomic.Bool       // somebody else has told QEMU to end, and it is about to
 	second     atomic.Bool       // a standby or secondary that was not promoted
+	halves     halves            // that it has let go of
+	heed       chan func()       // run by follow when it has read what QEMU has said so far
 	wg         sync.WaitGroup
 	leases     netcompare.Leases // of its gate
 	protection atomic.Pointer[ProtectionSpec]
@@ -194,114 +195,6 @@ func (c *qemuCopy) Alive(ctx context.Context) error {
 		return errDying
 	}
 	return nil
-}
-
-// follow turns QEMU's events into the engine's.
-func (c *qemuCopy) follow(sub *qmp.Subscription) {
-	var began time.Time // COLO, by QEMU's clock
-	for ev := range sub.C() {
-		switch ev.Name {
-		case "STOP":
-			if c.inColo.Load() {
-				c.cp.stopped(ev.Received)
-			} else {
-				c.cp.halt(ev.Received)
-			}
-		case "RESUME":
-			if c.inColo.Load() {
-				c.cp.resumed(ev.Received)
-			}
-		case "MIGRATION":
-			var d struct{ Status string }
-			if err := ev.Decode(&d); err != nil {
-				continue
-			}
-			switch {
-			case d.Status == "colo" && !c.inColo.Load():
-				c.cp.reset()
-				c.encrypted.Store(nil)
-				c.inColo.Store(true)
-				if err := c.removeKey(); err != nil { // all that had to connect has
-					c.log.Warn("the replication's key was not removed", "err", err)
-				}
-				began = ev.Time
-				c.tell(ColoStarted, "COLO has begun")
-			case d.Status == "failed" && c.inColo.Load():
-				c.lost("QEMU's migration failed")
-			}
-		case "COLO_EXIT":
-			var d struct{ Mode, Reason string }
-			if err := ev.Decode(&d); err == nil && d.Reason == "error" {
-				c.lost("QEMU has left COLO by an error")
-			}
-		case "QUORUM_REPORT_BAD":
-			var d struct {
-				NodeName string `json:"node-name"`
-				Type     string
-			}
-			// QEMU holds repeated ones back for up to a second, so one may be about a peer that was lost before.
-			if !c.inColo.Load() || ev.Time.Before(began) {
-				continue
-			}
-			if err := ev.Decode(&d); err != nil || d.Type == "read" {
-				continue
-			}
-			if slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
-				c.proven.Store(false)
-				c.lost("writing to the peer's disk failed on " + d.NodeName)
-			} else if !c.ending.Load() {
-				c.localFailed(d.NodeName)
-			}
-		case "BLOCK_IO_ERROR":
-			var d struct {
-				Device    string
-				NodeName  string `json:"node-name"`
-				Action    string
-				NoSpace   bool `json:"nospace"`
-				Reason    string
-				Operation string
-			}
-			if err := ev.Decode(&d); err == nil && d.Action == "stop" && !c.ending.Load() {
-				why := d.Reason
-				if d.NoSpace {
-					why = "its file system is full"
-				}
-				c.tell(DiskFailed, fmt.Sprintf("the guest stands still: a %s on %s failed: %s", d.Operation, d.NodeName, why))
-			}
-		case "SHUTDOWN":
-			if c.noteEnd(ev) == guestShutdown {
-				c.tell(GuestShutdown, "the guest has switched itself off")
-			}
-		case "GUEST_PANICKED":
-			c.log.Error("the guest panicked")
-		}
-	}
-}
-
-// localFailed takes the half out of the guest's way, at once and without waiting for anybody: reads ask it first.
-func (c *qemuCopy) localFailed(node string) {
-	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return slices.Contains(blockrepl.LocalNodes(d), node) })
-	if i < 0 {
-		c.tell(DiskFailed, "writing to this node's own disk failed on "+node)
-		return
-	}
-	d := c.disks[i]
-	c.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), c.l.cfg.HangTimeout)
-		defer cancel()
-		if err := blockrepl.DropLocal(ctx, c.main, d); err != nil {
-			c.log.Error("a disk that fails could not be taken out of the guest's way", "disk", d.Name, "err", err)
-		}
-		c.send(CopyEvent{Kind: DiskFailed, Disk: d.Name, Text: "a write to this node's half of disk " + d.Name + " failed", Time: time.Now()})
-	})
-}
-
-func (c *qemuCopy) DropDisk(ctx context.Context, disk string) error {
-	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
-	if i < 0 {
-		return fmt.Errorf("no disk %q here", disk)
-	}
-	return blockrepl.DropLocal(ctx, c.main, c.disks[i])
 }
 
 func (c *qemuCopy) lost(text string) {

@@ -425,7 +425,7 @@ func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
 
 func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
 	disks, nics := l.parts(s)
-	c := &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}), killed: make(chan struct{}),
+	c := &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}), killed: make(chan struct{}), heed: make(chan func()),
 		log: l.cfg.Log.With("node", l.cfg.Name, "vm", s.Name, "pid", p.pid)}
 	c.setProtection(s.Protection)
 	return c
@@ -463,11 +463,9 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if v.Mode != "none" {
 		c.inColo.Store(true)
 	}
-	if v.Mode == "primary" {
-		if v.Gone, err = blockrepl.LocalGone(ctx, c.main, c.disks); err != nil {
-			c.Disconnect()
-			return nil, View{}, err
-		}
+	if v.Gone, err = blockrepl.LocalGone(ctx, c.main, c.disks); err != nil {
+		c.Disconnect()
+		return nil, View{}, err
 	}
 	if err := c.removeKey(); err != nil { // of an attach that was interrupted; it begins anew
 		c.log.Warn("the replication's key was not removed", "err", err)
@@ -475,6 +473,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if err := blockrepl.EndBackup(ctx, c.main, c.disks); err != nil { // of a daemon that was killed meanwhile
 		c.log.Warn("a backup that was interrupted is still there", "err", err)
 	}
+	c.halves.lose(v.Gone...)
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
 	if v.Mode == "primary" {

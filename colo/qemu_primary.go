@@ -261,6 +261,9 @@ func (c *qemuCopy) Release(ctx context.Context) error {
 }
 
 func (c *qemuCopy) release(ctx context.Context) error {
+	if err := c.halves.whole(); err != nil {
+		return err
+	}
 	c.ending.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
@@ -286,9 +289,22 @@ func (c *qemuCopy) release(ctx context.Context) error {
 		tidy("abort the resync", m.Abort(ctx))
 	}
 	tidy("detach the peer's disks", blockrepl.Detach(ctx, c.main, c.disks))
+	// Detach has drained the disks: whichever write this node's half has failed and the peer's has not is known now.
+	gone, err := blockrepl.LocalGone(ctx, c.main, c.disks)
+	if err != nil {
+		return err
+	}
+	c.halves.lose(gone...)
+	c.upToNow(func() {
+		if err = c.halves.whole(); err == nil {
+			c.inColo.Store(false)
+		}
+	})
+	if err != nil {
+		return err
+	}
 	tidy("end the comparer", c.stopComparer(ctx))
 	errs = append(errs, netcompare.Disconnect(ctx, c.main, c.nics)) // it holds the guest's output
-	c.inColo.Store(false)
 	c.mirror.Store(nil)
 	tidy("replication key", c.endCredentials(ctx))
 	errs = append(errs, c.ensureRunning(ctx))

@@ -2,6 +2,7 @@ package colo
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -12,41 +13,115 @@ import (
 // more than what the store remembers.
 func (m *machine) resume(ctx context.Context) {
 	rec, spec := m.info()
-	if rec.Instance != nil {
-		c, view, err := m.n.launcher.Attach(ctx, spec, *rec.Instance)
-		switch {
-		case err != nil:
-			if !aloneIn(rec, m.n.cfg.Name) { // like one that hangs: the other copy is as good, and this one may still speak
-				m.mu.Lock()
-				m.marks = marks{yield: true}
-				m.mu.Unlock()
-				m.setState(Outdated, "a QEMU of this VM runs here that does not answer: "+err.Error())
-				m.start(ctx, planFence, message{})
-				return
-			}
-			// It is not killed: it may be the only current copy.
-			m.setState(Failed, "a QEMU of this VM runs here that does not answer: "+err.Error())
-			return
-		case c != nil:
-			m.adopt(c)
-			m.takeUp(ctx, c, view, rec)
-			return
-		}
-		if err := m.n.launcher.Clear(ctx, spec); err != nil {
-			m.log.Warn("what a copy that has ended left behind was not removed", "err", err)
-		}
-		m.update(func(v *state.VM) { v.Instance, v.Base, v.Resync = nil, nil, nil })
-	}
-	m.settle(ctx)
-	s, why := ended(rec)
-	if s != State(rec.Phase) || why != rec.Reason {
-		m.setState(s, why)
+	if rec.Instance == nil {
+		m.rest(ctx, rec)
 		return
 	}
+	c, view, err := m.n.launcher.Attach(ctx, spec, *rec.Instance)
+	switch {
+	case err == nil:
+		m.found(ctx, sighting{rec, c, view})
+	case aloneIn(rec, m.n.cfg.Name): // it is not killed: it may be the only current copy
+		m.standIn(Failed, unanswered+err.Error())
+		m.reattach(ctx, rec)
+	default: // like one that hangs: the other copy is as good, and this one may still speak
+		m.mu.Lock()
+		m.marks = marks{yield: true}
+		m.mu.Unlock()
+		m.setState(Outdated, unanswered+err.Error())
+		m.start(ctx, planFence, message{})
+	}
+}
+
+const unanswered = "a QEMU of this VM runs here that does not answer: "
+
+// sighting is what was found of a QEMU that an earlier run of the node has launched, and what the node remembered of the VM before.
+type sighting struct {
+	rec  state.VM
+	copy Copy // nil: it has ended
+	view View
+}
+
+// found goes on with a copy that has outlived the daemon, or with what one that has not left behind.
+func (m *machine) found(ctx context.Context, s sighting) {
+	if s.copy != nil {
+		m.adopt(s.copy)
+		m.takeUp(ctx, s.copy, s.view, s.rec)
+		return
+	}
+	_, spec := m.info()
+	if err := m.n.launcher.Clear(ctx, spec); err != nil {
+		m.log.Warn("what a copy that has ended left behind was not removed", "err", err)
+	}
+	m.update(func(v *state.VM) { v.Instance, v.Base, v.Resync = nil, nil, nil })
+	m.rest(ctx, s.rec)
+}
+
+// rest is the state of a VM of which no QEMU runs.
+func (m *machine) rest(ctx context.Context, rec state.VM) {
+	m.settle(ctx)
+	defer m.cede(ctx)
+	if s, why := ended(rec); s != State(rec.Phase) || why != rec.Reason {
+		m.setState(s, why)
+	} else {
+		m.standIn(s, why)
+	}
+}
+
+// standIn is setState for one that is not stored: what was is to be remembered.
+func (m *machine) standIn(s State, why string) {
 	m.mu.Lock()
 	m.state, m.why = s, why
 	m.wake()
 	m.mu.Unlock()
+}
+
+// How long is waited before a QEMU is asked again that did not answer: twice as long each time.
+const (
+	reattachFirst = time.Second
+	reattachLast  = 30 * time.Second
+)
+
+// evFound says that such a QEMU has answered, or ended. Like evPing it never reaches the table.
+const evFound EventKind = "found"
+
+// reattach asks a lone QEMU that did not answer at the node's start again and again, until it does, has ended, or was ended by a person.
+func (m *machine) reattach(ctx context.Context, rec state.VM) {
+	m.n.wg.Go(func() {
+		for wait := reattachFirst; ; wait = min(2*wait, reattachLast) {
+			m.setOutlook(fmt.Sprintf("asking it again in %s", wait))
+			select {
+			case <-time.After(wait):
+			case <-m.quit:
+				return
+			case <-ctx.Done():
+				return
+			}
+			now, spec := m.info()
+			if now.Instance == nil || now.Instance.PID != rec.Instance.PID || m.State() != Failed {
+				return
+			}
+			c, view, err := m.n.launcher.Attach(ctx, spec, *rec.Instance)
+			if err != nil {
+				m.log.Warn("a QEMU that runs here does not answer yet", "err", err)
+				continue
+			}
+			m.post(message{kind: evFound, args: sighting{rec, c, view}})
+			return
+		}
+	})
+}
+
+// takeFound is the loop's part of it. A person may have decided otherwise meanwhile.
+func (m *machine) takeFound(ctx context.Context, s sighting) {
+	if m.State() == Failed && m.job == nil && m.current() == nil {
+		m.log.Info("a QEMU that did not answer was found again", "runs", s.copy != nil)
+		m.found(ctx, s)
+		return
+	}
+	if s.copy != nil {
+		s.copy.Disconnect()
+	}
 }
 
 // ended gives the state of a VM that the node remembers in some phase and of which no QEMU runs any more.
@@ -68,7 +143,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	alone := aloneIn(rec, m.n.cfg.Name)
 	phase := State(rec.Phase)
 	for _, disk := range view.Gone { // the daemon may have ended right after it let go of it
-		if rec.Disks[disk].Offline == "" {
+		if !rec.Disks[disk].Behind {
 			m.noteDisk(message{disk: disk, text: "a write to this node's half of disk " + disk + " failed before the node was restarted"})
 		}
 	}

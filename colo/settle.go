@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
 )
 
 // settle tells the arbiter what this node has decided without it, on a proof or on a person's word, as soon as it answers: until then the other
@@ -53,6 +54,17 @@ func (m *machine) settled(ctx context.Context) bool {
 	return err == nil || errors.Is(err, arbiter.ErrNoRecord)
 }
 
+// asTheyAre makes a node's disks the only current ones, and takes those that are out of service back.
+func asTheyAre(spec *Spec, node string, generation uint64) func(*state.VM) {
+	return func(v *state.VM) {
+		for _, d := range spec.Disks {
+			setOffline(d.Name, "")(v)
+		}
+		setRecord(generation, []string{node})(v)
+		setDisks(spec, true, generation)(v)
+	}
+}
+
 // overrule makes the copy here the only current one on a person's word, whatever this node's records and the arbiter's say. Its disks count as
 // complete from then on: as they are.
 func (m *machine) overrule(ctx context.Context) error {
@@ -60,7 +72,7 @@ func (m *machine) overrule(ctx context.Context) error {
 	me, generation := m.n.cfg.Name, rec.Generation+1
 	a := m.n.cfg.Arbiter
 	if a == nil {
-		return m.updateNow(ctx, both(setRecord(generation, []string{me}), setDisks(spec, true, generation)))
+		return m.updateNow(ctx, asTheyAre(spec, me, generation))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
 	defer cancel()
@@ -72,7 +84,7 @@ func (m *machine) overrule(ctx context.Context) error {
 	default:
 		generation = max(generation, cur.Generation+1)
 	}
-	if uerr := m.updateNow(ctx, both(setRecord(generation, []string{me}), setDisks(spec, true, generation))); uerr != nil {
+	if uerr := m.updateNow(ctx, asTheyAre(spec, me, generation)); uerr != nil {
 		return uerr
 	}
 	switch {

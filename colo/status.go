@@ -38,7 +38,7 @@ type Status struct {
 	Verify      *state.Verify   `json:"verify,omitempty"` // the last comparison of both halves
 	LastError   string          `json:"last_error,omitempty"`
 	Want        string          `json:"want,omitempty"`     // of its owner: stopped, running or protected
-	Outlook     string          `json:"outlook,omitempty"`  // what recovery is about to do or waits for
+	Outlook     string          `json:"outlook,omitempty"`  // what the node is about to do by itself, or waits for
 	GivenUp     string          `json:"given_up,omitempty"` // why recovery has stopped: a person is needed
 }
 

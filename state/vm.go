@@ -66,6 +66,9 @@ type Disk struct {
 	Bitmap string `json:"bitmap,omitempty"`
 	// Offline is why the half is out of service; empty while it isn't. Nothing reads or writes it until a person takes it back.
 	Offline string `json:"offline,omitempty"`
+	// Behind says that a running copy has let go of this half and gone on through the peer's, which has all that this one lacks since then. It is
+	// false again when the half is written by a resync, or when a person takes it as it is.
+	Behind bool `json:"behind,omitempty"`
 	// Size in bytes, as last seen.
 	Size int64 `json:"size,omitempty"`
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -42,13 +43,18 @@ func nodeList(cc *cli.Context, s *site) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, all)
 	}
-	w := table(cc.App.Writer, "NODE", "DAEMON", "QEMU", "VMS", "PEER", "LINKS UP", "ARBITER")
+	return nodeTable(cc.App.Writer, all)
+}
+
+func nodeTable(out io.Writer, all []nodeReport) error {
+	w := table(out, "NODE", "DAEMON", "QEMU", "VMS", "PEER", "VERSIONS", "LINKS UP", "ARBITER")
+	apart := ""
 	for _, n := range all {
 		if n.Status == nil {
 			w.row(n.Node, n.Error)
 			continue
 		}
-		peer, links := "none", "-"
+		peer, versions, links := "none", "-", "-"
 		if p := n.Status.Peer; p != nil {
 			up := 0
 			for _, l := range p.Links {
@@ -56,11 +62,18 @@ func nodeList(cc *cli.Context, s *site) error {
 					up++
 				}
 			}
-			peer, links = fmt.Sprintf("%s %s", p.Info.Name, peerState(p.State)), fmt.Sprintf("%d of %d", up, len(p.Links))
+			peer, versions, links = fmt.Sprintf("%s %s", p.Info.Name, peerState(p.State)), "fit", fmt.Sprintf("%d of %d", up, len(p.Links))
 		}
-		w.row(n.Node, n.Status.Version, fmt.Sprintf("%s %s", n.Status.Info.QEMU, n.Status.Info.Accel), fmt.Sprint(len(n.Status.VMs)), peer, links, n.Status.Arbiter)
+		if text := n.Status.PeerApart; text != "" {
+			versions, apart = "APART", apart+fmt.Sprintf("%s: %s\n", n.Node, text)
+		}
+		w.row(n.Node, n.Status.Version, fmt.Sprintf("%s %s", n.Status.Info.QEMU, n.Status.Info.Accel), fmt.Sprint(len(n.Status.VMs)), peer, versions, links, n.Status.Arbiter)
 	}
-	return w.flush()
+	if err := w.flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, apart)
+	return err
 }
 
 // pickNode finds the node that an operand names; without one the only node of the context.

@@ -23,8 +23,10 @@ type NodeStatus struct {
 	Now     time.Time        `json:"now"`     // by the node's clock
 	Arbiter string           `json:"arbiter"` // what kind is configured; none if there is none
 	Peer    *colo.PeerStatus `json:"peer,omitempty"`
-	VMs     []string         `json:"vms"`
-	You     Caller           `json:"you"` // who the server takes the caller for
+	// PeerApart is why this node and its peer don't understand each other's calls; empty while they do.
+	PeerApart string   `json:"peer_apart,omitempty"`
+	VMs       []string `json:"vms"`
+	You       Caller   `json:"you"` // who the server takes the caller for
 }
 
 // Health is whether the daemon is well. A VM that is not protected does not make it sick: its status says that.
@@ -65,6 +67,9 @@ func (s *Server) getNode(w http.ResponseWriter, r *request) error {
 	}
 	if p, ok := n.PeerStatus(); ok {
 		out.Peer = &p
+	}
+	if a := s.apart.Load(); a != nil && a.err != nil {
+		out.PeerApart = a.err.Error()
 	}
 	reply(w, http.StatusOK, out)
 	return nil

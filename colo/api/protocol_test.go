@@ -128,7 +128,15 @@ func TestNeighbouringVersions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return slices.ContainsFunc(h.Items, func(i HealthItem) bool { return i.Name == "version of n1" && !i.OK })
+		n, err := s.peer("n1", "n2").Node(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sick := slices.ContainsFunc(h.Items, func(i HealthItem) bool { return i.Name == "version of n1" && !i.OK })
+		if sick != (n.PeerApart != "") {
+			t.Errorf("health says %v, the node %q", sick, n.PeerApart)
+		}
+		return sick
 	}
 	if sick() {
 		t.Error("neighbouring versions are called too far apart")

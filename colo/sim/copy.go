@@ -481,6 +481,9 @@ func (c *simCopy) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	return c.e.doOn(ctx, opRelease, c.p, 3*ms, 15*ms, func() error {
+		if c.p.halfGone {
+			return &colo.HalfGoneError{Disks: []string{"vda"}}
+		}
 		c.ending = true
 		if x := c.p.sess; x != nil && x.p == c.p {
 			x.release()

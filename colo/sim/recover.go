@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -31,7 +32,11 @@ func (r *run) states() (out [2]colo.Status, ok bool) {
 func settled(s [2]colo.Status) bool {
 	for i := range s {
 		switch s[i].State {
-		case colo.Stopped, colo.Solo, colo.Outdated, colo.Failed:
+		case colo.Stopped, colo.Outdated, colo.Failed:
+			if len(s[i].Disks) > 0 && s[i].Disks[0].Offline != "" && slices.Contains(s[i].Members, fmt.Sprintf("n%d", i+1)) {
+				return false // it is still to hand the VM to the one with the newer half
+			}
+		case colo.Solo:
 		case colo.Standby: // left behind by a primary that could not say so; its next attempt drops it
 			if p := s[1-i].State; p == colo.Syncing || p == colo.Attaching {
 				return false

@@ -33,6 +33,8 @@ type Launcher struct {
 	mu sync.Mutex
 	// Refuse, if set, is what Check returns.
 	refuse error
+	// mute, if set, is what Attach returns: the copies run, and don't answer.
+	mute error
 	// hold, if set, is waited for by SyncDisks after it has reported half of its progress.
 	hold   chan struct{}
 	copies map[string]*Copy
@@ -46,6 +48,13 @@ func (l *Launcher) Refuse(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refuse = err
+}
+
+// Mute makes the copies not answer a daemon that finds them again; nil makes them answer.
+func (l *Launcher) Mute(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mute = err
 }
 
 // HoldSync makes the copying of disks stop half-way until the returned function is called.
@@ -86,9 +95,20 @@ func (l *Launcher) Launch(_ context.Context, r colo.LaunchRequest) (colo.Copy, e
 	return c, nil
 }
 
-// Attach implements [colo.Launcher]: copies don't outlive their process.
-func (l *Launcher) Attach(context.Context, *colo.Spec, state.Instance) (colo.Copy, colo.View, error) {
-	return nil, colo.View{}, nil
+// Attach implements [colo.Launcher]: a copy is found by the node that comes after the one that has launched it, while it is alone.
+func (l *Launcher) Attach(_ context.Context, s *colo.Spec, _ state.Instance) (colo.Copy, colo.View, error) {
+	l.mu.Lock()
+	c, mute := l.copies[s.Name], l.mute
+	l.mu.Unlock()
+	switch {
+	case mute != nil:
+		return nil, colo.View{}, mute
+	case c == nil:
+		return nil, colo.View{}, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c, colo.View{Mode: "none", Cut: !c.joined}, nil
 }
 
 // End implements [colo.Launcher].
@@ -113,6 +133,7 @@ type Copy struct {
 	begun  time.Time // of COLO
 	speed  int64
 	paused bool
+	gone   []string // disks whose half here it has let go of
 }
 
 var errDead = errors.New("this copy has ended")
@@ -230,8 +251,16 @@ func (c *Copy) Local(context.Context) (blockrepl.Sums, func(context.Context) err
 // Mark succeeds.
 func (c *Copy) Mark(context.Context, string, []blockrepl.Range) error { return nil }
 
-// DropDisk succeeds.
-func (c *Copy) DropDisk(context.Context, string) error { return nil }
+// DropDisk lets go of a half in COLO, as a QEMU does with one that fails.
+func (c *Copy) DropDisk(_ context.Context, disk string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.other == nil {
+		return blockrepl.ErrOnlyHalf
+	}
+	c.gone = append(c.gone, disk)
+	return nil
+}
 
 // Sums has nothing to hash: every disk is all zeroes.
 func (c *Copy) Sums(_ context.Context, _ string, _, length int64) ([]byte, error) {
@@ -309,8 +338,11 @@ func (c *Copy) ProveColo(context.Context) error { return nil }
 
 func (c *Copy) Release(context.Context) error {
 	c.mu.Lock()
-	other := c.other
+	other, gone := c.other, c.gone
 	c.mu.Unlock()
+	if len(gone) > 0 {
+		return &colo.HalfGoneError{Disks: gone}
+	}
 	c.leave()
 	if other != nil {
 		other.leave()
