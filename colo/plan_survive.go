@@ -389,8 +389,8 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 		return arbiter.Record{}, err
 	}
 	m.update(setRecord(got.Generation, got.Members))
-	if slices.Equal(got.Members, next.Members) {
-		return got, nil // by whomever
+	if got.Generation >= next.Generation && slices.Equal(got.Normal().Members, next.Members) {
+		return got, nil // the set is what was asked for, by whomever
 	}
 	switch arbiter.Judge(next, got) {
 	case arbiter.Won:

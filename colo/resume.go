@@ -22,7 +22,10 @@ func (m *machine) resume(ctx context.Context) {
 	case err == nil:
 		m.found(ctx, sighting{rec, c, view})
 	case aloneIn(rec, m.n.cfg.Name): // it is not killed: it may be the only current copy
-		m.standIn(Failed, unanswered+err.Error())
+		why := unanswered + err.Error()
+		m.standIn(Failed, why)
+		m.log.Error("it is asked again", "why", why)
+		m.emit(Event{Kind: "state", State: Failed, Text: why, Fields: map[string]any{"from": rec.Phase, "generation": rec.Generation}})
 		m.reattach(ctx, rec)
 	default: // like one that hangs: the other copy is as good, and this one may still speak
 		m.mu.Lock()
