@@ -99,6 +99,43 @@ func TestPrimaryDiskFails(t *testing.T) {
 	}
 }
 
+// TestPrimaryDiskFailsAndPeerIsLost: writes to the primary's own half fail, its owner wants the VM to stay, and then the other copy is lost as well. The copy
+// without a disk ends; the VM is started on the node whose half has everything, without a person's having to accept anything.
+func TestPrimaryDiskFailsAndPeerIsLost(t *testing.T) {
+	s := startSmall(t, 1)
+	s.smallFS("n1")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes["n1"], s.nodes["n2"]
+	must(t, n1.Create(ctx, &colo.Spec{
+		Name: "web", Memory: 32 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "img/a.raw", Size: smallDisk}},
+		Protection: colo.ProtectionSpec{CheckpointDelay: colo.Duration(5 * time.Minute), OnDiskError: colo.StayOnDiskError},
+	}))
+	must(t, n1.Start(ctx, "web"))
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+	s.io(ctx, "n1", "write -P 0x62 8M 8M") // more than fits on n1
+	s.await("n1", "the failure to be noticed", func(st colo.Status) bool { return st.Disks[0].Offline != "" })
+	s.io(ctx, "n1", "write -P 0x63 20M 64k")
+	if st := s.status("n1"); st.State != colo.Protected || st.Verdict.Protected {
+		t.Errorf("%s, %+v", st.State, st.Verdict)
+	}
+	if err := n1.SetDisk(ctx, "web", "vda", true, ""); !errors.As(err, new(*colo.UnexpectedEventError)) {
+		t.Errorf("a half came back that the running QEMU has let go of: %v", err)
+	}
+	s.killQEMU("n2")
+	s.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.PID == 0 && st.Plan == nil })
+	s.await("n2", "its end", func(st colo.Status) bool { return st.PID == 0 && st.Plan == nil })
+	if err := n1.Start(ctx, "web"); !errors.Is(err, colo.ErrNotCurrent) {
+		t.Errorf("n1 started from a disk that lacks writes: %v", err)
+	}
+	must(t, n2.Start(ctx, "web"))
+	for at, p := range map[int64]byte{8 << 20: 0x62, 15 << 20: 0x62, 20 << 20: 0x63} {
+		if got := s.read("n2", at, 4096); !bytes.Equal(got, bytes.Repeat([]byte{p}, 4096)) {
+			t.Errorf("at %d n2 has %x", at, got[0])
+		}
+	}
+}
+
 // TestDiskOffline: a half is taken out of service and back by a person.
 func TestDiskOffline(t *testing.T) {
 	s := startSmall(t, 1)
