@@ -201,5 +201,7 @@ func TestHalfStays(t *testing.T) {
 	if err := p.launchers["n1"].Copy("web").DropDisk(ctx, "vda"); !errors.Is(err, blockrepl.ErrOnlyHalf) {
 		t.Errorf("%v", err)
 	}
-	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+	if d := p.await("n1", "nothing", atRest(colo.Solo, "n1")).Disks[0]; d.Offline != "" || !d.InSync {
+		t.Errorf("the only half: %+v", d)
+	}
 }
