@@ -25,11 +25,11 @@ const compareSocket = "compare.qmp"
 // comparerTimeout bounds the start of a comparer. The guest runs meanwhile.
 const comparerTimeout = 5 * time.Second
 
-// ErrNoComparer is returned for a spec that asks for the comparer of streams on a node that doesn't say how to start it.
+// ErrNoComparer is returned for a spec with NICs that asks for the comparer of streams on a node that doesn't say how to start it.
 var ErrNoComparer = errors.New("this node has no comparer of streams")
 
 func (c *NodeConfig) checkComparer(s *Spec) error {
-	if c.Launcher == nil && s.Protection.Comparer == ComparerStream && len(c.Comparer) == 0 {
+	if c.Launcher == nil && s.Protection.Comparer == ComparerStream && len(s.NICs) > 0 && len(c.Comparer) == 0 {
 		return fmt.Errorf("%w: set Comparer in its configuration, or comparer: %s in the spec", ErrNoComparer, ComparerBuiltin)
 	}
 	return nil

@@ -54,7 +54,7 @@ func TestGood(t *testing.T) {
 
 // TestEveryFieldIsSet: a field that the engine gets must be one that the file can set.
 func TestEveryFieldIsSet(t *testing.T) {
-	c, err := Parse([]byte(good+"netns: /run/netns/x\noverlay-dir: o\nlauncher: libvirt\nreplication: {encryption: off}\n"), "f")
+	c, err := Parse([]byte(good+"netns: /run/netns/x\noverlay-dir: o\nlauncher: libvirt\nqemu: {user: root}\nreplication: {encryption: off}\n"), "f")
 	if err != nil {
 		t.Fatal(err)
 	}
