@@ -3,6 +3,7 @@ package packaging
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -208,15 +209,20 @@ func TestInstalled(t *testing.T) {
 	in("bash", "-nc", ". /usr/share/bash-completion/completions/coloctl")
 }
 
-// TestOthersInstalled puts the other packages beside the first: systemd runs the other daemon then, and Ansible finds the collection without being told.
+// TestOthersInstalled puts the other packages beside the first: systemd runs the other daemon then, and the collection lies where Ansible looks.
 func TestOthersInstalled(t *testing.T) {
 	dir := system(t)
-	for _, name := range names[1:] {
-		run(t, exec.CommandContext(t.Context(), "cp", packages(t, name, "deb"), filepath.Join(dir, "tmp", name+".deb")))
-	}
 	in := func(argv ...string) string { t.Helper(); return run(t, machine.Chroot(t.Context(), dir, argv...)) }
-	in("sh", "-c", "apt-get -qq -y install --no-install-recommends /tmp/coloctl-etcd.deb /tmp/coloctl-ansible.deb ansible-core")
-	t.Cleanup(func() { in("sh", "-c", "apt-get -qq -y purge coloctl-etcd coloctl-ansible") }) // other tests boot the system
+	install := []string{"dpkg", "-i"}
+	for _, name := range names[1:] {
+		file := "/root/" + name + ".deb"
+		run(t, exec.CommandContext(t.Context(), "cp", packages(t, name, "deb"), filepath.Join(dir, file)))
+		install = append(install, file)
+	}
+	in(install...)
+	t.Cleanup(func() { // other tests boot the system
+		run(t, machine.Chroot(context.Background(), dir, append([]string{"dpkg", "--purge"}, names[1:]...)...))
+	})
 	if said := in("systemd-analyze", "verify", "--man=no", "colod.service"); strings.Contains(said, "colo") {
 		t.Error(said)
 	}
@@ -226,10 +232,22 @@ func TestOthersInstalled(t *testing.T) {
 	if got, want := in("colod-etcd", "--version"), in("coloctl", "version"); !strings.Contains(want, strings.Fields(got)[1]) {
 		t.Errorf("colod-etcd says %q, coloctl %q", got, want)
 	}
-	if said := in("ansible-doc", "-t", "module", "coloctl.coloctl.colo_vm"); !strings.Contains(said, "switched-over") {
+	if _, err := exec.LookPath("ansible-doc"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	ansible := func(command string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "ANSIBLE_COLLECTIONS_PATH="+filepath.Join(dir, "usr/share/ansible/collections"))
+		return run(t, cmd)
+	}
+	if said := ansible("ansible-doc -t module coloctl.coloctl.colo_vm"); !strings.Contains(said, "switched-over") {
 		t.Error(said)
 	}
-	if said := in("sh", "-c", "ansible localhost -m coloctl.coloctl.colo_vm -a 'name=web state=nonsense' 2>&1 || true"); !strings.Contains(said, "nonsense") {
+	if said := ansible("ansible localhost -m coloctl.coloctl.colo_vm -a 'name=web state=nonsense' 2>&1 || true"); !strings.Contains(said, "nonsense") {
 		t.Errorf("the module doesn't run: %s", said)
 	}
 }
