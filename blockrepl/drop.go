@@ -32,7 +32,7 @@ func DropLocal(ctx context.Context, c *qmp.Client, d Disk) error {
 	return nil
 }
 
-// LocalGone names the disks whose half on this side was dropped.
+// LocalGone names the disks whose half on this side was dropped. A job that copies the half has a filter above it, which doesn't count.
 func LocalGone(ctx context.Context, c *qmp.Client, disks []Disk) ([]string, error) {
 	g, err := readGraph(ctx, c)
 	if err != nil {
@@ -42,7 +42,7 @@ func LocalGone(ctx context.Context, c *qmp.Client, disks []Disk) ([]string, erro
 	for _, d := range disks {
 		here := false
 		for _, node := range LocalNodes(d) {
-			here = here || g.edge(d.colo(), node) != ""
+			here = here || g.reaches(d.colo(), node)
 		}
 		if g.has(d.colo()) && !here {
 			gone = append(gone, d.Name)

@@ -87,6 +87,16 @@ func (g graph) edge(parent, child string) string {
 	return ""
 }
 
+// reaches says whether a node is below another one, however many filters lie between.
+func (g graph) reaches(from, node string) bool {
+	for _, ch := range g[from].Children {
+		if ch.NodeName == node || g.reaches(ch.NodeName, node) {
+			return true
+		}
+	}
+	return false
+}
+
 func (g graph) bitmap(node, name string) (qmp.DirtyBitmap, bool) {
 	for _, b := range g[node].DirtyBitmaps {
 		if b.Name == name {
