@@ -119,6 +119,14 @@ func rollingPatch(t *testing.T) {
 	defer func() { stop(); wg.Wait() }()
 
 	was := labHistory(t, l)
+	for !slices.ContainsFunc(was, func(e string) bool { return strings.HasPrefix(e, "n1 state: protected") }) { // it is written behind the events
+		select {
+		case <-ctx.Done():
+			t.Fatal("the history lacks what the VM is", was)
+		case <-time.After(20 * time.Millisecond):
+		}
+		was = labHistory(t, l)
+	}
 	out, changed := a.play("coloctl.coloctl.rolling_patch", "--check", "--diff")
 	if changed == 0 {
 		t.Errorf("--check would change nothing:\n%s", out)
