@@ -92,9 +92,12 @@ func Dial(ctx context.Context, a Address) (*Conn, error) {
 			errs = append(errs, err)
 			continue
 		}
-		c := &Conn{at: path, sock: sock}
-		c.l = golibvirt.NewWithDialer(dialers.NewAlreadyConnected(newWire(sock)))
-		err = c.call(ctx, "connect to "+a.uri(), func(l *golibvirt.Libvirt) error { return l.ConnectToURI(golibvirt.ConnectURI(a.uri())) })
+		c, w := &Conn{at: path, sock: sock}, newWire(sock)
+		c.l = golibvirt.NewWithDialer(dialers.NewAlreadyConnected(w))
+		err = c.call(ctx, "connect to "+a.uri(), func(l *golibvirt.Libvirt) error {
+			defer close(w.opened)
+			return l.ConnectToURI(golibvirt.ConnectURI(a.uri()))
+		})
 		if err != nil {
 			_ = sock.Close()
 			return nil, err

@@ -7,17 +7,30 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 )
 
 // wire is the connection as go-libvirt sees it. It passes libvirt's packets on one by one, and completes those that go-libvirt would drop: an event of
 // QEMU's without data (STOP and RESUME have none) ends with the word that says so, where go-libvirt expects the data's length to follow.
+//
+// And it keeps an end of the connection from go-libvirt while that opens it, unless it waits for an answer: go-libvirt writes a field when it has opened a
+// connection, without a lock, that another goroutine of its own reads when the connection has ended.
 type wire struct {
 	net.Conn
 	in   *bufio.Reader
 	rest []byte // of a packet
+
+	unanswered atomic.Int32  // calls
+	opened     chan struct{} // closed by the one who opens, whether it went well or not
+	written    chan struct{} // closed at a call after the end
+	ended      atomic.Bool
+	once       sync.Once
 }
 
-func newWire(c net.Conn) *wire { return &wire{Conn: c, in: bufio.NewReader(c)} }
+func newWire(c net.Conn) *wire {
+	return &wire{Conn: c, in: bufio.NewReader(c), opened: make(chan struct{}), written: make(chan struct{})}
+}
 
 // Of libvirt's protocol.
 const (
@@ -25,6 +38,7 @@ const (
 	maxPacket    = 32 << 20 // libvirt's own limit, VIR_NET_MESSAGE_MAX
 	qemuProgram  = 0x20008087
 	monitorEvent = 6 // QEMU_PROC_DOMAIN_MONITOR_EVENT
+	typeReply    = 1
 	typeMessage  = 2
 )
 
@@ -36,13 +50,38 @@ func (w *wire) Read(p []byte) (int, error) {
 	if len(w.rest) == 0 {
 		packet, err := readPacket(w.in)
 		if err != nil {
+			w.awaitOpened()
 			return 0, err
+		}
+		if binary.BigEndian.Uint32(packet[16:]) == typeReply {
+			w.unanswered.Add(-1)
 		}
 		w.rest = completeEvent(packet)
 	}
 	n := copy(p, w.rest)
 	w.rest = w.rest[n:]
 	return n, nil
+}
+
+// awaitOpened returns when the end can be told.
+func (w *wire) awaitOpened() {
+	w.ended.Store(true)
+	if w.unanswered.Load() > 0 {
+		return
+	}
+	select {
+	case <-w.opened:
+	case <-w.written:
+	}
+}
+
+// Write implements net.Conn. go-libvirt writes a call at once.
+func (w *wire) Write(p []byte) (int, error) {
+	w.unanswered.Add(1)
+	if w.ended.Load() { // nobody will answer
+		w.once.Do(func() { close(w.written) })
+	}
+	return w.Conn.Write(p)
 }
 
 func readPacket(r io.Reader) ([]byte, error) {

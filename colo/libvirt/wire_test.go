@@ -3,7 +3,9 @@ package libvirt
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -99,4 +101,56 @@ func FuzzCompleteEvent(f *testing.F) {
 			t.Errorf("% x became % x", b, got)
 		}
 	})
+}
+
+// openServer answers what is asked when a connection is opened, and closes it then.
+func openServer(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	t.Cleanup(func() { _ = l.Close(); <-served })
+	go func() {
+		defer close(served)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			for _, body := range [][]byte{{0, 0, 0, 1, 0, 0, 0, 0}, nil} { // "authentication: none", then "opened"
+				call, err := readPacket(c)
+				if err != nil {
+					break
+				}
+				reply := append(bytes.Clone(call[:headerLen]), body...)
+				binary.BigEndian.PutUint32(reply, uint32(len(reply)))
+				binary.BigEndian.PutUint32(reply[16:], 1)
+				if _, err := c.Write(reply); err != nil {
+					break
+				}
+			}
+			_ = c.Close()
+		}
+	}()
+	return socket
+}
+
+// TestLostWhenJustOpened: go-libvirt writes a field when a connection is open that it reads when the connection has ended. The race detector sees it
+// unless something orders the two.
+func TestLostWhenJustOpened(t *testing.T) {
+	a := Address{Socket: openServer(t)}
+	for range 20 {
+		c, err := Dial(t.Context(), a)
+		if err != nil {
+			if !errors.Is(err, ErrUnreachable) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		_ = c.Close()
+		<-c.l.Disconnected()
+	}
 }
