@@ -74,6 +74,7 @@ func TestWireKeepsPackets(t *testing.T) {
 		}
 	}()
 	w := newWire(client)
+	close(w.opened)
 	_ = w.SetReadDeadline(time.Now().Add(5 * time.Second))
 	var got []byte
 	buf := make([]byte, 3)
