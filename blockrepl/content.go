@@ -41,7 +41,7 @@ func OpenContent(ctx context.Context, d Disk, at Address, dial func(context.Cont
 
 func newContent(d Disk, n *nbdClient) (*Content, error) {
 	if n.size != d.Size {
-		n.Close()
+		_ = n.Close()
 		return nil, d.fault(ErrWrongSize, "QEMU exports "+strconv.FormatInt(n.size, 10)+" bytes", "")
 	}
 	return &Content{size: d.Size, nbd: n}, nil

@@ -50,9 +50,9 @@ func (im Images) Create(ctx context.Context, d Disk) error {
 	case err != nil:
 		return d.fault(err, "", "")
 	}
-	f.Close()
+	_ = f.Close()
 	if err := im.create(ctx, d.Path, d.Format, d.Size); err != nil {
-		os.Remove(d.Path)
+		_ = os.Remove(d.Path)
 		return d.fault(err, "", "")
 	}
 	return nil
@@ -231,7 +231,7 @@ func (im Images) RemoveOverlays(dir string, disks []Disk) error {
 				return o.fault(err, "", "")
 			}
 			err = o.unopened(f)
-			f.Close()
+			_ = f.Close()
 			if err != nil {
 				return err
 			}

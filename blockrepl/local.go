@@ -18,7 +18,7 @@ func OpenLocal(ctx context.Context, c *qmp.Client, disks []Disk, socket string) 
 	contents = map[string]*Content{}
 	closeAll = func(ctx context.Context) error {
 		for _, content := range contents {
-			content.Close()
+			_ = content.Close()
 		}
 		return closeScan(ctx, c, disks)
 	}

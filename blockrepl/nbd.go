@@ -66,7 +66,7 @@ func dialNBD(ctx context.Context, dial func(context.Context, string, string) (ne
 	err = n.negotiate(export)
 	stop()
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -143,7 +143,7 @@ func (n *nbdClient) do(ctx context.Context, cmd uint16, offset int64, length uin
 			err = context.Cause(ctx)
 		}
 		n.err = fmt.Errorf("NBD connection: %w", err)
-		n.conn.Close()
+		_ = n.conn.Close()
 		return n.err
 	}
 	return refused

@@ -23,7 +23,7 @@ func probe(ctx context.Context, dial func(context.Context, string, string) (net.
 		return &ProbeError{addr, err}
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := make([]byte, len(greeting))
 	if _, err := io.ReadFull(conn, buf); err != nil {

@@ -71,7 +71,7 @@ func (p *bare) open(name string) {
 	p.t.Helper()
 	st, err := state.Open(filepath.Join(p.dir, name+".db"), &state.Options{Node: name})
 	must(p.t, err)
-	var out io.Writer = io.Discard
+	out := io.Discard
 	if os.Getenv("COLO_DEBUG") != "" {
 		out = p.t.Output()
 	}

@@ -115,7 +115,7 @@ func (s *small) open(name string) {
 	s.t.Helper()
 	st, err := state.Open(filepath.Join(s.dir, name, "state.db"), &state.Options{Node: name})
 	must(s.t, err)
-	var out io.Writer = io.Discard
+	out := io.Discard
 	if os.Getenv("COLO_DEBUG") != "" {
 		out = s.t.Output()
 	}

@@ -70,7 +70,7 @@ func findProcess(pid int, startTicks uint64, logFile string) (*process, error) {
 	}
 	out := &process{pid: pid, p: p, done: make(chan struct{}), log: logFile}
 	go func() { // ends with the process
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }()
 		for {
 			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
 				break

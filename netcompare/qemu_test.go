@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,8 +28,6 @@ type guest struct {
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the process is gone
 }
-
-var guests atomic.Int32
 
 // start runs QEMU on h. QEMU connects its monitors to us, so waiting for it is waiting for a connection.
 func start(t *testing.T, h Host, nics []NIC, args ...string) *guest {

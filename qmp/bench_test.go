@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -75,8 +76,8 @@ func compare(b *testing.B, ours *qmp.Client, path string) {
 }
 
 func isUnmarshalType(err error) bool {
-	_, ok := err.(*json.UnmarshalTypeError)
-	return ok
+	var wrong *json.UnmarshalTypeError
+	return errors.As(err, &wrong)
 }
 
 func runMonitor(mon goqemu.Monitor, command string) error {

@@ -111,7 +111,7 @@ type Client struct {
 	oobCount  int                 // out of band ones of waiting
 	unwritten int                 // lines in sendq or in the writer's hands
 	direct    *directWriter       // nil if conn isn't a socket
-	err       error               // set once, before done is closed
+	err       *EndError           // set once, before done is closed
 
 	subsMu sync.Mutex
 	subs   map[*Subscription]struct{}
@@ -150,7 +150,7 @@ func newClient(ctx context.Context, conn net.Conn, opts Options) (*Client, error
 	c.loops.Go(c.readLoop)
 	c.loops.Go(c.writeLoop)
 	if err := c.handshake(ctx); err != nil {
-		c.Close()
+		_ = c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -195,6 +195,9 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err == nil {
+		return nil // not a nil *EndError
+	}
 	return c.err
 }
 
@@ -227,7 +230,7 @@ func (c *Client) end(cause error) {
 
 	c.closeSubscriptions()
 	close(c.done)
-	c.conn.Close()
+	_ = c.conn.Close()
 }
 
 func (c *Client) endError(command string) error {

@@ -94,7 +94,7 @@ func (c *Client) newID() uint64 {
 	id := c.lastID.Add(1) - 1
 	if id == 0 {
 		var b [8]byte
-		rand.Read(b[:]) // never fails
+		_, _ = rand.Read(b[:]) // it never fails
 		id = binary.NativeEndian.Uint64(b[:])>>2 | 1<<61
 	}
 	return id
@@ -106,7 +106,7 @@ func (c *Client) submit(r *request) error {
 	defer c.mu.Unlock()
 	switch {
 	case c.err != nil:
-		return &EndError{Name: c.opts.Name, Command: r.command, Cause: c.err.(*EndError).Cause}
+		return &EndError{Name: c.opts.Name, Command: r.command, Cause: c.err.Cause}
 	case r.oob && c.oobCount >= maxOOB, !r.oob && len(c.queue) >= c.opts.MaxQueue:
 		return fmt.Errorf("%w: %s", ErrBusy, r.command)
 	case r.oob:

@@ -104,12 +104,13 @@ func writeForEver(path string) error {
 				}
 				a.Begun = open
 			}
-			if a.Round%5 == 0 {
+			switch a.Round % 5 {
+			case 0:
 				if err := tx.Delete("y"); err != nil && !errors.Is(err, ErrNotFound) {
 					return err
 				}
 				a.Deleted = a.Round
-			} else if a.Round%5 == 1 {
+			case 1:
 				if err := tx.Create(VM{Name: "y", Generation: a.Round, Spec: make([]byte, a.Round%9000)}); err != nil && !errors.Is(err, ErrExists) {
 					return err
 				}

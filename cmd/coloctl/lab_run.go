@@ -158,7 +158,7 @@ func oneLife(cc *cli.Context, s *lab.Scenario, o lab.RunOptions) (*lab.Run, erro
 	}
 	r, err := s.Execute(cc.Context, o)
 	failed := err != nil || !r.Result.OK
-	if !cc.Bool("keep") && !(failed && cc.Bool("keep-failed")) {
+	if !cc.Bool("keep") && (!failed || !cc.Bool("keep-failed")) {
 		err = errors.Join(err, os.RemoveAll(o.Lab.Dir))
 	}
 	return r, err

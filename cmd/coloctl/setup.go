@@ -123,7 +123,7 @@ func carryOut(cc *cli.Context, p setup.Plan) (bool, error) {
 }
 
 func setupJoin(cc *cli.Context) error {
-	var in io.Reader = cc.App.Reader
+	in := cc.App.Reader
 	if file := cc.Args().First(); file != "-" {
 		f, err := os.Open(file)
 		if err != nil {

@@ -124,7 +124,7 @@ func ParseTask(data []byte) (*Task, error) {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return t, fmt.Errorf("%w: the file with the parameters is no JSON object: %w", ErrParameters, err)
 	}
-	if err := t.Mode.read(in); err != nil {
+	if err := t.read(in); err != nil {
 		return t, err
 	}
 	var errs []error
@@ -235,7 +235,7 @@ func withoutPlace(err error, dict bool) error {
 		return err
 	}
 	var all []error
-	if j, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a joined error is taken apart, not searched
+	if j, ok := err.(interface{ Unwrap() []error }); ok { // a joined error is taken apart, not searched
 		all = j.Unwrap()
 	} else {
 		all = []error{err}

@@ -31,7 +31,7 @@ var jumpClocks = undisturbed("the wall clocks of the nodes' daemons jump, to and
 			if err != nil {
 				return err
 			}
-			if off := s.Now.Sub(time.Now()) - d; off.Abs() > time.Minute {
+			if off := time.Until(s.Now) - d; off.Abs() > time.Minute {
 				return fmt.Errorf("%s: the clock of its daemon did not jump: it is %v off", name, off)
 			}
 		}

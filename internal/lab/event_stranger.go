@@ -288,7 +288,7 @@ func (s *stranger) tlsAttempts() (out []attempt) {
 			config := &tls.Config{Certificates: certs, InsecureSkipVerify: true, MinVersion: version, MaxVersion: version} //nolint:gosec // he takes what he gets
 			shake := func(conn net.Conn) string {
 				c := tls.Client(conn, config)
-				if err := c.Handshake(); err != nil {
+				if err := c.HandshakeContext(context.Background()); err != nil {
 					return ""
 				}
 				return "TLS"
@@ -374,7 +374,7 @@ func (s *stranger) datagrams(addr string) {
 	for name, text := range map[string][]byte{"an empty datagram": {}, "a random datagram": random, "a datagram of zeros": make([]byte, 128)} {
 		got := ""
 		err := netns.Do(s.host.Netns(), func() error {
-			conn, err := net.DialTimeout("udp", addr, strangerPatience)
+			conn, err := (&net.Dialer{Timeout: strangerPatience}).DialContext(context.Background(), "udp", addr)
 			if err != nil {
 				return err
 			}

@@ -60,7 +60,7 @@ func Boot(ctx context.Context, name, system, dir string) (*Machine, error) {
 		return nil, fmt.Errorf("overlay on %s: %w", system, err)
 	}
 	cgroup := fmt.Sprintf("coloctl-%s-%d", name, os.Getpid())
-	m.outer = exec.Command("unshare", "--mount", "--", "sh", script, m.root, name, cgroup, "outer")
+	m.outer = exec.Command("unshare", "--mount", "--", "sh", script, m.root, name, cgroup, "outer") //nolint:noctx // it ends by Close
 	m.outer.Env = environment
 	m.outer.Stderr = m.said
 	// Its own session: signals of a terminal are for the tests.

@@ -168,7 +168,7 @@ func create() (*Namespace, error) {
 		return nil, fmt.Errorf("create a network namespace: %w", err)
 	}
 	if err := loopbackUp(); err != nil {
-		handle.Close()
+		_ = handle.Close()
 		return nil, fmt.Errorf("loopback of a new network namespace: %w", err)
 	}
 	return &Namespace{handle: handle, path: fmt.Sprintf("/proc/%d/fd/%d", unix.Getpid(), int(handle))}, nil

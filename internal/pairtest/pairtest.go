@@ -201,12 +201,18 @@ func kill(pid int) {
 	}
 }
 
-func url(path string) string { return "http://" + lab.GuestAddr.String() + path }
+func (p *Pair) ask(path string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, "http://"+lab.GuestAddr.String()+path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return p.HTTP.Do(r)
+}
 
 // Get asks the guest's web server.
 func (p *Pair) Get(path string) string {
 	p.t.Helper()
-	resp, err := p.HTTP.Get(url(path))
+	resp, err := p.ask(path)
 	must(p.t, err)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -223,9 +229,9 @@ func (p *Pair) Boot() (write func()) {
 	p.t.Helper()
 	up := false
 	for range 200 { // a guest that boots can't tell anybody
-		resp, err := p.HTTP.Get(url("/id"))
+		resp, err := p.ask("/id")
 		if up = err == nil; up {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			break
 		}
 		time.Sleep(100 * time.Millisecond)

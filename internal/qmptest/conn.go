@@ -40,7 +40,7 @@ type job struct {
 func (c *conn) read() {
 	defer func() {
 		close(c.gone)
-		c.conn.Close()
+		_ = c.conn.Close()
 		c.fake.mu.Lock()
 		delete(c.fake.conns, c)
 		c.fake.mu.Unlock()

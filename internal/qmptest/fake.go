@@ -99,7 +99,7 @@ func (f *Fake) Client(ctx context.Context) *qmp.Client {
 	if err != nil {
 		f.t.Fatalf("connect to the fake: %v", err)
 	}
-	f.t.Cleanup(func() { c.Close() })
+	f.t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
@@ -110,8 +110,8 @@ func (f *Fake) Dial(context.Context, string) (net.Conn, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stopped {
-		server.Close()
-		client.Close()
+		_ = server.Close()
+		_ = client.Close()
 		return nil, errors.New("qmptest: this QEMU is dead")
 	}
 	f.conns[c] = struct{}{}
@@ -196,7 +196,7 @@ func (f *Fake) Kill() {
 		f.stopped = true
 		close(f.stop)
 		for c := range f.conns {
-			c.conn.Close()
+			_ = c.conn.Close()
 		}
 	}
 	f.mu.Unlock()

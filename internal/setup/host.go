@@ -165,7 +165,7 @@ func (b *Bundle) folders() []string {
 }
 
 func quiet(verb, unit string) bool {
-	return exec.Command("systemctl", "--quiet", verb, unit).Run() == nil
+	return exec.CommandContext(context.Background(), "systemctl", "--quiet", verb, unit).Run() == nil
 }
 
 func systemctl(ctx context.Context, verb, unit string) error {

@@ -80,18 +80,19 @@ func takeLock(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
+		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w: %s", ErrTaken, dir)
 		}
 		return nil, err
 	}
 	// For people and for a Keeper that must end one that doesn't answer.
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil
@@ -110,7 +111,7 @@ func (l *loop) listen(path string) (stop func(), err error) {
 		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
+		_ = ln.Close()
 		return nil, err
 	}
 	mux := http.NewServeMux()
@@ -160,7 +161,7 @@ func (l *loop) listen(path string) (stop func(), err error) {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = w.Write([]byte(metrics(v.(Status)))) //nolint:errcheck,forcetypeassert // who asked is gone
+		_, _ = w.Write([]byte(metrics(v.(Status)))) //nolint:forcetypeassert // who asked is gone
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan struct{})

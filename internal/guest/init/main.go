@@ -136,10 +136,11 @@ func serve(bootID string, counter *service.Counter, raw *service.RawDisk) (int, 
 			PowerOff: ask(unix.LINUX_REBOOT_CMD_POWER_OFF),
 		}).Handler(),
 	}
-	httpL, err1 := net.Listen("tcp4", fmt.Sprintf(":%d", service.PortHTTP))
-	ftpL, err2 := net.Listen("tcp4", fmt.Sprintf(":%d", service.PortFTP))
-	echoL, err3 := net.Listen("tcp4", fmt.Sprintf(":%d", service.PortEcho))
-	udp, err4 := net.ListenPacket("udp4", fmt.Sprintf(":%d", service.PortEcho))
+	var lc net.ListenConfig
+	httpL, err1 := lc.Listen(ctx, "tcp4", fmt.Sprintf(":%d", service.PortHTTP))
+	ftpL, err2 := lc.Listen(ctx, "tcp4", fmt.Sprintf(":%d", service.PortFTP))
+	echoL, err3 := lc.Listen(ctx, "tcp4", fmt.Sprintf(":%d", service.PortEcho))
+	udp, err4 := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", service.PortEcho))
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return 0, err
 	}
