@@ -248,7 +248,8 @@ func (im Images) RemoveOverlays(dir string, disks []Disk) error {
 
 // Sums hashes a part of an image as [Content.Sums] does, without the QEMU that has it open. That must not write to it meanwhile. It keeps a copy of the
 // part in dir.
-func (im Images) Sums(ctx context.Context, d Disk, offset, length int64, dir string) ([]byte, error) {
+func (im Images) Sums(ctx context.Context, d Disk, p Part, dir string) ([]byte, error) {
+	offset, length := p.Offset, p.Length
 	if offset%HashBlock != 0 || offset < 0 || length <= 0 || offset+length > d.Size {
 		return nil, errors.New("blockrepl: hashes of a range that the disk doesn't have")
 	}
@@ -273,7 +274,7 @@ func (im Images) Sums(ctx context.Context, d Disk, offset, length int64, dir str
 	}
 	part := &Content{size: length, file: out}
 	defer part.Close()
-	return part.Sums(ctx, 0, length)
+	return part.Sums(ctx, Part{Key: p.Key, Length: length})
 }
 
 const qcow2Magic = "QFI\xfb"

@@ -18,7 +18,7 @@ import (
 // Sums asks the peer for the hashes of its half of a disk, as [Content.Sums]
 // makes them. The peer's half must not be written by others meanwhile, and what
 // it hashes must be durable there ([MakeDurable]).
-type Sums func(ctx context.Context, disk string, offset, length int64) ([]byte, error)
+type Sums func(ctx context.Context, p Part) ([]byte, error)
 
 // Scan is what a sync in mode Checksum needs besides.
 type Scan struct {
@@ -162,6 +162,7 @@ func (m *Mirror) dialScan(ctx context.Context, export string) (*nbdClient, error
 type diskScan struct {
 	m       *Mirror
 	d       Disk
+	key     []byte
 	content *Content
 	scratch *nbdClient
 
@@ -174,7 +175,7 @@ type diskScan struct {
 type span struct{ offset, length int64 }
 
 func (m *Mirror) scanDisk(ctx context.Context, d Disk, from int64) (err error) {
-	s := &diskScan{m: m, d: d, next: from, saved: time.Now(), meter: meter{sampled: time.Now(), sample: from}}
+	s := &diskScan{m: m, d: d, key: NewKey(), next: from, saved: time.Now(), meter: meter{sampled: time.Now(), sample: from}}
 	if d.Format == Raw {
 		s.content, err = openFile(d)
 	} else {
@@ -239,13 +240,14 @@ func (s *diskScan) run(ctx context.Context) error {
 // compare hashes one window on both sides at once.
 func (s *diskScan) compare(ctx context.Context, r windowResult) windowResult {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { r.here, err = s.content.Sums(ctx, r.offset, r.length); return err })
+	part := Part{Disk: s.d.Name, Key: s.key, Offset: r.offset, Length: r.length}
+	g.Go(func() (err error) { r.here, err = s.content.Sums(ctx, part); return err })
 	g.Go(func() (err error) {
 		// A peer that says nothing is a stall like one that doesn't take data.
 		limit := s.m.stallAfter()
 		pctx, cancel := context.WithTimeoutCause(ctx, limit, errPeerSilent)
 		defer cancel()
-		r.there, err = s.m.o.Scan.Peer(pctx, s.d.Name, r.offset, r.length)
+		r.there, err = s.m.o.Scan.Peer(pctx, part)
 		if err != nil && errors.Is(context.Cause(pctx), errPeerSilent) {
 			err = &StallError{Disk: s.d.Name, For: limit, Done: r.offset, Total: s.d.Size, Cause: err}
 		}

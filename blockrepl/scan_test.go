@@ -17,9 +17,9 @@ import (
 
 // sums are those of a standby's halves, as its node would answer.
 func (h *host) sums() Sums {
-	return func(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
+	return func(ctx context.Context, p Part) ([]byte, error) {
 		for _, d := range h.disks {
-			if d.Name != disk {
+			if d.Name != p.Disk {
 				continue
 			}
 			c, err := OpenContent(ctx, d, h.to, nil)
@@ -27,7 +27,7 @@ func (h *host) sums() Sums {
 				return nil, err
 			}
 			defer c.Close()
-			return c.Sums(ctx, offset, length)
+			return c.Sums(ctx, p)
 		}
 		return nil, errors.New("no such disk")
 	}
@@ -80,7 +80,10 @@ func TestSums(t *testing.T) {
 	c, err := OpenContent(t.Context(), d, Address{}, nil)
 	must(t, err)
 	defer c.Close()
-	got, err := c.Sums(t.Context(), 0, size)
+	key := NewKey()
+	h, err := newHasher(key)
+	must(t, err)
+	got, err := c.Sums(t.Context(), Part{Key: key, Length: size})
 	must(t, err)
 	all, err := os.ReadFile(d.Path)
 	must(t, err)
@@ -89,28 +92,35 @@ func TestSums(t *testing.T) {
 		b := make([]byte, min(HashBlock, r.Len()))
 		_, err := io.ReadFull(r, b)
 		must(t, err)
-		s := sumOf(b)
-		want = append(want, s[:]...)
+		want = h.add(want, b)
 	}
 	if !bytes.Equal(got, want) || len(got) != 6*SumSize {
 		t.Errorf("hashes of %d bytes:\n%x\n%x", len(got), got, want)
 	}
-	part, err := c.Sums(t.Context(), 3*HashBlock, size-3*HashBlock)
+	part, err := c.Sums(t.Context(), Part{Key: key, Offset: 3 * HashBlock, Length: size - 3*HashBlock})
 	must(t, err)
 	if !bytes.Equal(part, want[3*SumSize:]) {
 		t.Errorf("hashes of a part:\n%x\n%x", part, want[3*SumSize:])
 	}
 	for _, bad := range [][2]int64{{1, HashBlock}, {0, size + 1}, {-HashBlock, HashBlock}, {0, 0}} {
-		if _, err := c.Sums(t.Context(), bad[0], bad[1]); err == nil {
+		if _, err := c.Sums(t.Context(), Part{Key: key, Offset: bad[0], Length: bad[1]}); err == nil {
 			t.Errorf("hashes of %v", bad)
 		}
+	}
+	for _, bad := range [][]byte{nil, key[:16]} {
+		if _, err := c.Sums(t.Context(), Part{Key: bad, Length: size}); err == nil {
+			t.Errorf("hashes with a key of %d bytes", len(bad))
+		}
+	}
+	if other, err := c.Sums(t.Context(), Part{Key: NewKey(), Length: size}); err != nil || bytes.Equal(other[:SumSize], got[:SumSize]) {
+		t.Errorf("another key gives the same hashes, %v", err)
 	}
 }
 
 // TestImageSums: what qemu-img reads of an image in use has the hashes of its content.
 func TestImageSums(t *testing.T) {
 	const size = 37*HashBlock + 512
-	im, dir := images(t), t.TempDir()
+	im, dir, key := images(t), t.TempDir(), NewKey()
 	raw := Disk{Name: "vda", Path: filepath.Join(dir, "raw"), Format: Raw, Size: size}
 	content := make([]byte, size)
 	for i := 3 * HashBlock; i < 9*HashBlock; i++ {
@@ -126,9 +136,10 @@ func TestImageSums(t *testing.T) {
 		_, err := im.run(t.Context(), "convert", option, "-f", Raw, "-O", QCOW2, raw.Path, d.Path)
 		must(t, err)
 		for _, part := range [][2]int64{{0, size}, {HashBlock, 4 * HashBlock}, {8 * HashBlock, size - 8*HashBlock}, {20 * HashBlock, HashBlock}} {
-			want, err := c.Sums(t.Context(), part[0], part[1])
+			p := Part{Key: key, Offset: part[0], Length: part[1]}
+			want, err := c.Sums(t.Context(), p)
 			must(t, err)
-			got, err := im.Sums(t.Context(), d, part[0], part[1], dir)
+			got, err := im.Sums(t.Context(), d, p, dir)
 			must(t, err)
 			if !bytes.Equal(got, want) {
 				t.Errorf("%s: hashes of %v differ", option, part)
@@ -256,12 +267,12 @@ func TestScanGoesOn(t *testing.T) {
 	s.SaveEvery = 300 * time.Millisecond
 	s.Save = func(_ string, offset int64) { saved.Store(offset) }
 	peer := s.Peer
-	s.Peer = func(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
-		if offset > 32*mib {
+	s.Peer = func(ctx context.Context, p Part) ([]byte, error) {
+		if p.Offset > 32*mib {
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
 		}
-		return peer(ctx, disk, offset, length)
+		return peer(ctx, p)
 	}
 	m := NewMirror(a.c, a.disks, b.to, Options{Mode: Checksum, Speed: 16 * mib, Scan: s, Rescue: a.r, OnProgress: func(p Progress) {
 		if p.Done >= 28*mib { // more than one save is behind it
@@ -310,7 +321,7 @@ func TestScanStalls(t *testing.T) {
 	a.startPrimary(ctx)
 	b.startStandby(ctx)
 	s := a.scan(b)
-	s.Peer = func(ctx context.Context, _ string, _, _ int64) ([]byte, error) {
+	s.Peer = func(ctx context.Context, _ Part) ([]byte, error) {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}

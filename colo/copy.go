@@ -111,7 +111,7 @@ type Copy interface {
 	// Backup copies the disks that have a target as they are at one moment; the guest goes on, in COLO or alone.
 	Backup(ctx context.Context, o blockrepl.BackupOptions) error
 	// Sums hashes a part of a standby's or a secondary's disk.
-	Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error)
+	Sums(ctx context.Context, p blockrepl.Part) ([]byte, error)
 	// Commit waits until the images of a promoted copy hold all its data and removes what it needed until then.
 	Commit(ctx context.Context) error
 	// Announce tells the switches of the LAN where the guest is now.

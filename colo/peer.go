@@ -72,11 +72,15 @@ type SumsRequest struct {
 	Disk       string `json:"disk"`
 	Offset     int64  `json:"offset"`
 	Length     int64  `json:"length"`
+	// Key is the comparison's secret, see [blockrepl.NewKey].
+	Key []byte `json:"key"`
 }
 
 // SumsReply has the hashes one after the other.
 type SumsReply struct {
 	Sums []byte `json:"sums"`
+	// Keyed says that the request's key was used. A node that knows none answers with hashes of another kind.
+	Keyed bool `json:"keyed"`
 }
 
 // DropRequest ends a standby or a secondary.

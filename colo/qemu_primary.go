@@ -153,12 +153,12 @@ func (c *qemuCopy) Local(ctx context.Context) (blockrepl.Sums, func(context.Cont
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
-		content := contents[disk]
+	return func(ctx context.Context, p blockrepl.Part) ([]byte, error) {
+		content := contents[p.Disk]
 		if content == nil {
-			return nil, fmt.Errorf("no disk %q here", disk)
+			return nil, fmt.Errorf("no disk %q here", p.Disk)
 		}
-		return content.Sums(ctx, offset, length)
+		return content.Sums(ctx, p)
 	}, closeAll, nil
 }
 

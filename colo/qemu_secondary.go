@@ -51,21 +51,21 @@ func (c *qemuCopy) Listen(ctx context.Context, at Endpoint) error {
 
 // Sums opens the image for each call: a resync that ends leaves nothing behind, and a call takes long enough for that not to matter. What is exported with
 // encryption is not read through the export: nothing writes to the image meanwhile, so that what its file holds counts.
-func (c *qemuCopy) Sums(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
+func (c *qemuCopy) Sums(ctx context.Context, p blockrepl.Part) ([]byte, error) {
 	at := c.exported.Load()
-	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == disk })
+	i := slices.IndexFunc(c.disks, func(d blockrepl.Disk) bool { return d.Name == p.Disk })
 	if i < 0 || at == nil {
-		return nil, fmt.Errorf("no disk %q is exported here", disk)
+		return nil, fmt.Errorf("no disk %q is exported here", p.Disk)
 	}
 	if at.Key != nil && c.disks[i].Format != blockrepl.Raw {
-		return c.l.images.Sums(ctx, c.disks[i], offset, length, c.dir)
+		return c.l.images.Sums(ctx, c.disks[i], p, c.dir)
 	}
 	content, err := blockrepl.OpenContent(ctx, c.disks[i], at.disks(), c.l.host.Dial)
 	if err != nil {
 		return nil, err
 	}
 	defer content.Close()
-	return content.Sums(ctx, offset, length)
+	return content.Sums(ctx, p)
 }
 
 // Promote ends COLO. Nothing in it waits for the peer: the streams to it are cut first.

@@ -125,9 +125,8 @@ func (m *machine) syncDisks(ctx context.Context, c Copy, w syncWay, peer Peer, t
 	speed, paused := m.tuning(spec)
 	return c.SyncDisks(ctx, SyncRequest{
 		To: to, Mode: w.mode, Speed: speed, Paused: paused, From: w.from, Progress: m.follow(w.mode),
-		Sums: func(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
-			r, err := peer.Sums(ctx, SumsRequest{VM: m.name, From: m.n.cfg.Name, Resync: token, Disk: disk, Offset: offset, Length: length})
-			return r.Sums, err
+		Sums: func(ctx context.Context, p blockrepl.Part) ([]byte, error) {
+			return askSums(ctx, peer, SumsRequest{VM: m.name, From: m.n.cfg.Name, Resync: token}, p)
 		},
 		Save: func(disk string, compared int64) {
 			m.update(func(v *state.VM) {
@@ -141,6 +140,16 @@ func (m *machine) syncDisks(ctx context.Context, c Copy, w syncWay, peer Peer, t
 			})
 		},
 	})
+}
+
+// askSums lets the peer hash a part of its half.
+func askSums(ctx context.Context, peer Peer, r SumsRequest, p blockrepl.Part) ([]byte, error) {
+	r.Disk, r.Offset, r.Length, r.Key = p.Disk, p.Offset, p.Length, p.Key
+	out, err := peer.Sums(ctx, r)
+	if err == nil && !out.Keyed {
+		err = fmt.Errorf("%w: the peer hashes its disks in another way: upgrade it", ErrPeerProtocol)
+	}
+	return out.Sums, err
 }
 
 // leastRated is how many seconds something must have gone on before its rate says anything.

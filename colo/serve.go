@@ -340,8 +340,8 @@ func (n *Node) serveSums(ctx context.Context, r SumsRequest) (SumsReply, error) 
 	if c == nil || !resyncs && !verifies {
 		return SumsReply{}, &UnexpectedEventError{VM: r.VM, State: s, Event: "sums"}
 	}
-	sums, err := c.Sums(ctx, r.Disk, r.Offset, r.Length)
-	return SumsReply{sums}, err
+	sums, err := c.Sums(ctx, blockrepl.Part{Disk: r.Disk, Key: r.Key, Offset: r.Offset, Length: r.Length})
+	return SumsReply{Sums: sums, Keyed: true}, err
 }
 
 func (n *Node) serveTakeOver(ctx context.Context, rec arbiter.Record) error {

@@ -49,7 +49,7 @@ func (n *Node) Verify(ctx context.Context, vm string, o VerifyOptions) (state.Ve
 	if s := m.State(); s != Protected || c == nil || err != nil {
 		return state.Verify{}, fmt.Errorf("%w: %w", errNotProtected, &UnexpectedEventError{VM: vm, State: s, Event: "verify"})
 	}
-	v := &verification{m: m, c: c, peer: peer, o: o, differ: map[string][]blockrepl.Range{}}
+	v := &verification{m: m, c: c, peer: peer, o: o, key: blockrepl.NewKey(), differ: map[string][]blockrepl.Range{}}
 	v.res.Begun = time.Now()
 	err = v.run(ctx)
 	v.res.Ended = time.Now()
@@ -82,13 +82,13 @@ type verification struct {
 	peer   Peer
 	o      VerifyOptions
 	here   blockrepl.Sums
+	key    []byte
 	res    state.Verify
 	differ map[string][]blockrepl.Range
 }
 
-func (v *verification) there(ctx context.Context, disk string, offset, length int64) ([]byte, error) {
-	r, err := v.peer.Sums(ctx, SumsRequest{VM: v.m.name, From: v.m.n.cfg.Name, Generation: v.m.record().Generation, Disk: disk, Offset: offset, Length: length})
-	return r.Sums, err
+func (v *verification) there(ctx context.Context, p blockrepl.Part) ([]byte, error) {
+	return askSums(ctx, v.peer, SumsRequest{VM: v.m.name, From: v.m.n.cfg.Name, Generation: v.m.record().Generation}, p)
 }
 
 func (v *verification) run(ctx context.Context) (err error) {
@@ -138,9 +138,10 @@ func (v *verification) window(ctx context.Context, disk string, size, at, length
 		return fmt.Errorf("the VM is %s", s)
 	}
 	var here, there []byte
+	p := blockrepl.Part{Disk: disk, Key: v.key, Offset: at, Length: length}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { here, err = v.here(gctx, disk, at, length); return err })
-	g.Go(func() (err error) { there, err = v.there(gctx, disk, at, length); return err })
+	g.Go(func() (err error) { here, err = v.here(gctx, p); return err })
+	g.Go(func() (err error) { there, err = v.there(gctx, p); return err })
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -162,19 +163,20 @@ func (v *verification) window(ctx context.Context, disk string, size, at, length
 // look finds out whether a block differs. When this side's has the same content before and after a checkpoint, no write to it was under way in
 // between, so the other side must have that content too.
 func (v *verification) look(ctx context.Context, disk string, r blockrepl.Range) error {
+	p := blockrepl.Part{Disk: disk, Key: v.key, Offset: r.Offset, Length: r.Length}
 	for range verifyLooks {
-		before, err := v.here(ctx, disk, r.Offset, r.Length)
+		before, err := v.here(ctx, p)
 		if err != nil {
 			return err
 		}
 		if err := v.c.Checkpoint(ctx); err != nil {
 			return err
 		}
-		there, err := v.there(ctx, disk, r.Offset, r.Length)
+		there, err := v.there(ctx, p)
 		if err != nil {
 			return err
 		}
-		after, err := v.here(ctx, disk, r.Offset, r.Length)
+		after, err := v.here(ctx, p)
 		switch {
 		case err != nil:
 			return err

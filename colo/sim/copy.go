@@ -318,7 +318,7 @@ func (c *simCopy) SyncDisks(ctx context.Context, r colo.SyncRequest) error {
 func (c *simCopy) compare(ctx context.Context, r colo.SyncRequest) error {
 	const few = 2
 	for b := int(r.From["vda"]); b < blocks; b += few {
-		theirs, err := r.Sums(ctx, "vda", int64(b), few)
+		theirs, err := r.Sums(ctx, blockrepl.Part{Disk: "vda", Offset: int64(b), Length: few})
 		if err != nil {
 			return err
 		}
@@ -373,12 +373,12 @@ func (c *simCopy) Backup(context.Context, blockrepl.BackupOptions) error { retur
 func (c *simCopy) TuneSync(context.Context, int64, bool) error           { return nil }
 
 // Sums are the contents themselves.
-func (c *simCopy) Sums(ctx context.Context, _ string, offset, length int64) (out []byte, err error) {
+func (c *simCopy) Sums(ctx context.Context, part blockrepl.Part) (out []byte, err error) {
 	err = c.e.doOn(ctx, opQMP, c.p, 200*time.Microsecond, 5*ms, func() error {
 		if !c.p.standby {
 			return errors.New("not a standby")
 		}
-		for _, v := range c.p.h.image[offset : offset+length] {
+		for _, v := range c.p.h.image[part.Offset : part.Offset+part.Length] {
 			out = binary.BigEndian.AppendUint32(out, v)
 		}
 		return nil

@@ -36,6 +36,7 @@ const (
 type machine struct {
 	memory int64 // bytes
 	filled bool  // its memory is full of data
+	second int64 // size of a second disk; 0 is none
 }
 
 func (m machine) String() string {
@@ -106,7 +107,7 @@ func (b *bed) initrd(m machine) (string, error) {
 
 func (b *bed) spec(m machine) (*colo.Spec, error) {
 	initrd, err := b.initrd(m)
-	return &colo.Spec{
+	s := &colo.Spec{
 		Name: vm, Memory: colo.Size(m.memory), CPU: "qemu64",
 		Boot: colo.Boot{
 			Kernel: b.assets.Kernel, Initrd: initrd,
@@ -114,7 +115,11 @@ func (b *bed) spec(m machine) (*colo.Spec, error) {
 		},
 		Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: diskSize}},
 		NICs:  []colo.NICSpec{{Name: "net0", Bridge: lab.NodeBridge, MAC: guestMAC}},
-	}, err
+	}
+	if m.second > 0 {
+		s.Disks = append(s.Disks, colo.DiskSpec{Name: "vdb", File: "vdb.raw", Size: colo.Size(m.second)})
+	}
+	return s, err
 }
 
 // awaitGuest polls: a guest that boots can't tell anybody.

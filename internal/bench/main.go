@@ -5,6 +5,7 @@
 //   - the pause when a running guest is protected, against the recipe of QEMU's documentation;
 //   - the QMP client, against go-qemu's;
 //   - what a client of the guest feels, alone and protected;
+//   - how fast images are compared by checksum, against cat; and what writing to its disk costs a guest, alone and protected;
 //   - what the daemons cost while nothing happens.
 //
 // Figures depend on the machine and on what else it does; what is compared is measured in turns, so the ratios are steadier. Nothing here
@@ -68,16 +69,23 @@ type scale struct {
 	download    int64
 	benchTime   string // of the QMP clients, as for go test
 	rest        time.Duration
+	image       int64 // that is hashed
+	reads       int
+	bulks       int   // in a turn
+	write       int64 // each
+	flushes     int   // in a turn
 }
 
 var (
-	full = scale{turns: 3, switches: 12, checkpoints: 20, attaches: 3, guests: []machine{{256 << 20, true}, {1 << 30, true}},
-		requests: 200, downloads: 3, download: 32e6, benchTime: "2s", rest: time.Minute}
-	short = scale{turns: 1, switches: 2, checkpoints: 10, attaches: 1, guests: []machine{{256 << 20, true}}, requests: 20, downloads: 1, download: 4e6, benchTime: "200ms", rest: 30 * time.Second}
+	full = scale{turns: 3, switches: 12, checkpoints: 20, attaches: 3, guests: []machine{{256 << 20, true, 0}, {1 << 30, true, 0}},
+		requests: 200, downloads: 3, download: 32e6, benchTime: "2s", rest: time.Minute,
+		image: 1 << 30, reads: 9, bulks: 3, write: 64 << 20, flushes: 200}
+	short = scale{turns: 1, switches: 2, checkpoints: 10, attaches: 1, guests: []machine{{256 << 20, true, 0}}, requests: 20, downloads: 1, download: 4e6, benchTime: "200ms", rest: 30 * time.Second,
+		image: 256 << 20, reads: 3, bulks: 1, write: 16 << 20, flushes: 50}
 )
 
 // parts are what can be measured, in the order of the table.
-var parts = []string{"checkpoint", "protect", "qmp", "requests", "rest"}
+var parts = []string{"checkpoint", "protect", "qmp", "requests", "disk", "rest"}
 
 type options struct {
 	only  []string
@@ -232,6 +240,8 @@ func measure(ctx context.Context, dir string, assets *lab.Assets, o *options, pr
 			groups, err = b.protection(ctx, o.scale)
 		case "requests":
 			groups, err = b.requests(ctx, o.scale)
+		case "disk":
+			groups, err = b.disks(ctx, o.scale)
 		}
 		if err != nil {
 			return found, fmt.Errorf("%s: %w", p, err)

@@ -21,7 +21,7 @@ import (
 // TestMeasure measures as little as possible of everything that needs a guest: each figure must come out, whatever it is.
 func TestMeasure(t *testing.T) {
 	if testing.Short() {
-		t.Skip("boots five guests")
+		t.Skip("boots six guests")
 	}
 	tools := assets(t)
 	if !inLab(t) {
@@ -30,8 +30,9 @@ func TestMeasure(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	o := &options{
-		only:  []string{"checkpoint", "protect", "requests"},
-		scale: scale{turns: 1, switches: 1, checkpoints: 3, attaches: 1, guests: []machine{{256 << 20, false}}, requests: 3, downloads: 1, download: 1e6},
+		only: []string{"checkpoint", "protect", "requests", "disk"},
+		scale: scale{turns: 1, switches: 1, checkpoints: 3, attaches: 1, guests: []machine{{256 << 20, false, 0}}, requests: 3, downloads: 1, download: 1e6,
+			image: 8 << 20, reads: 1, bulks: 1, write: 1 << 20, flushes: 3},
 	}
 	found, err := measure(ctx, lab.Path(), tools, o, t.Output())
 	if err != nil {

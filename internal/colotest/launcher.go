@@ -263,8 +263,8 @@ func (c *Copy) DropDisk(_ context.Context, disk string) error {
 }
 
 // Sums has nothing to hash: every disk is all zeroes.
-func (c *Copy) Sums(_ context.Context, _ string, _, length int64) ([]byte, error) {
-	return make([]byte, (length+blockrepl.HashBlock-1)/blockrepl.HashBlock*blockrepl.SumSize), nil
+func (c *Copy) Sums(_ context.Context, p blockrepl.Part) ([]byte, error) {
+	return make([]byte, (p.Length+blockrepl.HashBlock-1)/blockrepl.HashBlock*blockrepl.SumSize), nil
 }
 
 // Backup copies nothing.

@@ -31,13 +31,14 @@ const MaxCPU = 60 * time.Second
 //	GET  /cpu?ms=N                computes for that long, then answers
 //	GET  /time                    the guest's clock, RFC 3339
 //	POST /raw?offset=N&size=N&seed=N  writes a blob to the second disk and flushes it
+//	POST /flush?size=N&times=N&seed=N  the same with each of so many small ones: FlushTimes
 //	POST /reboot, POST /poweroff  answers, then acts
 type HTTP struct {
 	BootID  string
 	Started time.Time
 	// Counter is nil in a guest without a disk: /counter and /log then answer 503.
 	Counter *Counter
-	// Raw is nil in a guest without a second disk: /raw then answers 503.
+	// Raw is nil in a guest without a second disk: /raw and /flush then answer 503.
 	Raw *RawDisk
 	// Reboot and PowerOff are called after the answer was sent. Nil: 501.
 	Reboot, PowerOff func()
@@ -56,6 +57,7 @@ func (s *HTTP) Handler() http.Handler {
 		fmt.Fprintln(w, time.Now().UTC().Format(time.RFC3339Nano))
 	})
 	mux.HandleFunc("POST /raw", s.raw)
+	mux.HandleFunc("POST /flush", s.flush)
 	mux.HandleFunc("POST /reboot", power(s.Reboot))
 	mux.HandleFunc("POST /poweroff", power(s.PowerOff))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

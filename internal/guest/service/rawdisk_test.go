@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -54,7 +55,28 @@ func TestRawDisk(t *testing.T) {
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, want) {
 		t.Error("a refused write has changed the disk")
 	}
+	var times FlushTimes
 	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/flush?size=512&times=3&seed=9", nil))
+	if err := json.Unmarshal(w.Body.Bytes(), &times); err != nil || len(times.Micros) != 3 {
+		t.Errorf("%s, %v", w.Body, err)
+	}
+	for i := range 3 {
+		if _, err := io.ReadFull(blob.NewReader(512, 9), want[512*i:512*i+512]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, want) {
+		t.Errorf("flushed writes are not where they belong (%v)", err)
+	}
+	for _, query := range []string{"size=512", "times=3", "size=1048576&times=2", "size=9223372036854775807&times=2", "size=1&times=10001", "size=0&times=0"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/flush?"+query, nil))
+		if w.Code != http.StatusInternalServerError {
+			t.Errorf("%s: %d", query, w.Code)
+		}
+	}
+	w = httptest.NewRecorder()
 	(&HTTP{}).Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/raw?size=1", nil))
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("without a disk: %d", w.Code)
