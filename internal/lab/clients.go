@@ -111,7 +111,7 @@ func (c *Clients) AwaitAnswers(ctx context.Context, since time.Time) error {
 		return fmt.Errorf("no HTTP answer: %w", err)
 	}
 	if err := c.TCP.Await(ctx, since); err != nil {
-		return fmt.Errorf("no answer on the long-lived connection: %w", errors.Join(c.TCP.Survived(), err))
+		return fmt.Errorf("no answer on the long-lived connection: %w (%s)", errors.Join(c.TCP.Survived(), err), c.TCP.state())
 	}
 	return nil
 }

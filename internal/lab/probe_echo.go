@@ -44,6 +44,8 @@ func (p *EchoProbe) Run(ctx, final context.Context) {
 		defer close(read)
 		p.read()
 	}()
+	stop := context.AfterFunc(final, func() { _ = p.conn.SetWriteDeadline(time.Now()) })
+	defer stop()
 	if p.idle {
 		<-ctx.Done()
 	} else {
@@ -68,8 +70,7 @@ func (p *EchoProbe) send() {
 	n := p.next
 	p.sent = append(p.sent, time.Now())
 	p.mu.Unlock()
-	// A full send buffer, after minutes without answer, must not stop the probe for good.
-	_ = p.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	// A client's send buffer is full after some seconds without an answer; then this waits, as any client's program would, until final at the most.
 	if _, err := fmt.Fprintf(p.conn, "%d %s\n", n, p.Name); err != nil {
 		p.fail(fmt.Errorf("send line %d: %w", n, err))
 	}
@@ -125,6 +126,13 @@ func (p *EchoProbe) finish(final context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// state tells what the connection waits for.
+func (p *EchoProbe) state() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return fmt.Sprintf("%d lines sent, %d answered; %s", p.next, p.answer, tcpState(p.conn))
 }
 
 // Survived is nil if every line was answered rightly over the one connection. Run must have ended.

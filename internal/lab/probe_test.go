@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -207,6 +208,51 @@ func TestEchoProbeSeesABrokenConnection(t *testing.T) {
 				t.Error("it is said to have survived")
 			}
 		})
+	}
+}
+
+// A guest that is held for longer than the client's buffers last is no broken connection: the client waits with what it wants to send.
+func TestEchoProbeWaitsForAGuestThatIsHeld(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	client, server := net.Pipe() // no buffer at all
+	dial := func(context.Context, string, string) (net.Conn, error) { return client, nil }
+	p, err := NewEchoProbe(ctx, dial, "echo", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		defer server.Close()
+		select {
+		case <-time.After(1500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		r := bufio.NewReader(server)
+		for n := 1; ; n++ {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if _, err := fmt.Fprintf(server, "%d %s", n, line); err != nil {
+				return
+			}
+		}
+	})
+	final, giveUp := context.WithTimeout(t.Context(), 30*time.Second)
+	defer giveUp()
+	wg.Go(func() { p.Run(ctx, final) })
+	for len(p.Points()) == 0 && p.Survived() == nil && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if p.Survived() != nil {
+		giveUp()
+	}
+	cancel()
+	wg.Wait()
+	if err := p.Survived(); err != nil {
+		t.Error(err)
 	}
 }
 
