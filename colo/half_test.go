@@ -30,8 +30,26 @@ type bare struct {
 	launchers map[string]*colotest.Launcher
 	nodes     map[string]*colo.Node
 	stores    map[string]*state.Store
+	views     map[string]*view
 	wire      *colo.Wire
 	recovery  *colo.Recovery
+}
+
+// view is the arbiter that a node asks. Another can take its place while the node runs.
+type view struct {
+	atomic.Pointer[arbiter.Arbiter]
+}
+
+func (v *view) Get(ctx context.Context, vm string) (arbiter.Record, error) {
+	return (*v.Load()).Get(ctx, vm)
+}
+
+func (v *view) Advance(ctx context.Context, next arbiter.Record) (arbiter.Record, error) {
+	return (*v.Load()).Advance(ctx, next)
+}
+
+func (v *view) Forget(ctx context.Context, vm string, generation uint64) error {
+	return (*v.Load()).Forget(ctx, vm, generation)
 }
 
 var bares atomic.Int32
@@ -39,7 +57,7 @@ var bares atomic.Int32
 func newBare(t *testing.T) *bare {
 	t.Helper()
 	w := colotest.NewWorld()
-	p := &bare{t: t, dir: t.TempDir(), net: byte(os.Getpid()%200 + int(bares.Add(1)%50)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, stores: map[string]*state.Store{},
+	p := &bare{t: t, dir: t.TempDir(), net: byte(os.Getpid()%200 + int(bares.Add(1)%50)), mem: arbiter.NewMemory(), nodes: map[string]*colo.Node{}, stores: map[string]*state.Store{}, views: map[string]*view{},
 		launchers: map[string]*colotest.Launcher{"n1": colotest.NewLauncher(w), "n2": colotest.NewLauncher(w)}}
 	p.restart()
 	return p
@@ -75,9 +93,12 @@ func (p *bare) open(name string) {
 	if os.Getenv("COLO_DEBUG") != "" {
 		out = p.t.Output()
 	}
+	p.views[name] = &view{}
+	arb := p.mem.View(name)
+	p.views[name].Store(&arb)
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: []colo.Link{{Name: "link0", Address: netip.AddrFrom4([4]byte{127, 30, p.net, name[1] - '0'})}},
-		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: p.mem.View(name), HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
+		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: p.views[name], HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
 		HeartbeatTimeout: time.Second, Launcher: p.launchers[name], Recovery: p.recovery, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)

@@ -30,6 +30,8 @@ type Peer interface {
 	Sums(ctx context.Context, r SumsRequest) (SumsReply, error)
 	// Inquire tells how the VM stands on the peer.
 	Inquire(ctx context.Context, vm string) (PeerVM, error)
+	// Held asks the arbiter that the peer asks for its record of a VM, named by its id.
+	Held(ctx context.Context, id string) (arbiter.Record, error)
 }
 
 // NodeInfo describes a node.

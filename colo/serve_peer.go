@@ -40,3 +40,7 @@ func (s served) Sums(ctx context.Context, r SumsRequest) (SumsReply, error) {
 func (s served) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return s.n.serveInquire(ctx, vm)
 }
+
+func (s served) Held(ctx context.Context, id string) (arbiter.Record, error) {
+	return s.n.serveHeld(ctx, id)
+}

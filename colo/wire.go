@@ -89,6 +89,10 @@ func (p *wired) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return through(p, func() (PeerVM, error) { return p.node().serveInquire(ctx, vm) })
 }
 
+func (p *wired) Held(ctx context.Context, id string) (arbiter.Record, error) {
+	return through(p, func() (arbiter.Record, error) { return p.node().serveHeld(ctx, id) })
+}
+
 func (p *wired) Drop(ctx context.Context, r DropRequest) error {
 	return p.do(func() error { return p.node().serveDrop(ctx, r) })
 }

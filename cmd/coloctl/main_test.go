@@ -200,7 +200,7 @@ func TestOutputs(t *testing.T) {
 // What changes something on the nodes says first what it would do, if asked, and can be given a reason; what goes on by itself needn't be waited for.
 func TestChangingCommands(t *testing.T) {
 	changes := map[string]bool{ // and whether it goes on by itself
-		"vm create": false, "vm import": false, "vm delete": false, "vm edit": false, "vm start": true, "vm stop": true, "vm checkpoint": true,
+		"vm create": false, "vm import": false, "vm delete": false, "vm edit": false, "vm start": true, "vm stop": true, "vm checkpoint": true, "vm restore-record": true,
 		"protect": true, "unprotect": true, "switchover": true, "failover": true, "resync": true,
 		"disk offline": false, "disk online": false, "disk verify": true, "disk create": false, "disk import": false, "disk export": true, "disk resize": false,
 		"vm backup": true, "vm restore": false,

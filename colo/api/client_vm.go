@@ -233,6 +233,11 @@ func (c *Client) Checkpoint(ctx context.Context, vm string, r Request) (Operatio
 	return c.act(ctx, vm, "checkpoint", r)
 }
 
+// RestoreRecord gives an arbiter that has lost its memory the record of a VM that runs.
+func (c *Client) RestoreRecord(ctx context.Context, vm string, r Request) (Operation, error) {
+	return c.act(ctx, vm, "restore-record", r)
+}
+
 // Switchover gives the primary's role to the peer.
 func (c *Client) Switchover(ctx context.Context, vm string, r Request) (Operation, error) {
 	return c.act(ctx, vm, "switchover", r)

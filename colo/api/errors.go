@@ -96,6 +96,8 @@ var sentinels = []struct {
 	{"arbiter_no_record", arbiter.ErrNoRecord, http.StatusConflict, ExitNoArbiter, false},
 	{"arbiter_invalid", arbiter.ErrInvalid, http.StatusUnprocessableEntity, ExitError, false},
 	{"arbiter_conflict", arbiter.ErrConflict, http.StatusConflict, ExitRefused, false},
+	{"arbiter_has_record", colo.ErrHasRecord, http.StatusConflict, ExitRefused, false},
+	{"other_arbiter", colo.ErrOtherArbiter, http.StatusConflict, ExitNoArbiter, false},
 	{"image_missing", colo.ErrImageMissing, http.StatusConflict, ExitRefused, false},
 	{"image_exists", blockrepl.ErrExists, http.StatusConflict, ExitRefused, false},
 	{"no_record_of_writes", blockrepl.ErrNoBitmap, http.StatusConflict, ExitRefused, false},

@@ -199,6 +199,14 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *request) error {
 	return s.action(w, r, "checkpoint", in.Reason, nil, func(ctx context.Context) error { return s.opts.Node.Checkpoint(ctx, r.vm) })
 }
 
+func (s *Server) restoreRecord(w http.ResponseWriter, r *request) error {
+	var in Request
+	if err := bodyJSON(r.Request, &in, true); err != nil {
+		return err
+	}
+	return s.action(w, r, "restore-record", in.Reason, nil, func(ctx context.Context) error { return s.opts.Node.RestoreRecord(ctx, r.vm) })
+}
+
 func (s *Server) failover(w http.ResponseWriter, r *request) error {
 	var in FailoverRequest
 	if err := bodyJSON(r.Request, &in, false); err != nil {

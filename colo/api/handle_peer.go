@@ -33,6 +33,15 @@ func (s *Server) peerInquire(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
+func (s *Server) peerHeld(w http.ResponseWriter, r *request) error {
+	rec, err := s.opts.Node.AsPeer().Held(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, rec)
+	return nil
+}
+
 func (s *Server) peerPrepare(w http.ResponseWriter, r *request) error {
 	var in colo.PrepareRequest
 	var body struct {

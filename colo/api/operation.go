@@ -21,7 +21,7 @@ const (
 type Operation struct {
 	ID          string         `json:"id"`
 	VM          string         `json:"vm"`
-	Kind        string         `json:"kind"` // start, stop, protect, unprotect, switchover, failover, resync or checkpoint
+	Kind        string         `json:"kind"` // start, stop, protect, unprotect, switchover, failover, restore-record, resync or checkpoint
 	State       OperationState `json:"state"`
 	By          string         `json:"by"`
 	Reason      string         `json:"reason,omitempty"`

@@ -150,6 +150,12 @@ func (p *Peer) Inquire(ctx context.Context, vm string) (out colo.PeerVM, err err
 	return out, err
 }
 
+// Held implements [colo.Peer].
+func (p *Peer) Held(ctx context.Context, id string) (out arbiter.Record, err error) {
+	err = p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: peerPath("records", id)}, nil, &out)
+	return out, err
+}
+
 // PeerStatus asks how a VM stands on the peer, for people.
 func (p *Peer) PeerStatus(ctx context.Context, vm string) (colo.Status, error) {
 	var out BothStatus

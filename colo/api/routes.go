@@ -72,6 +72,7 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/export", least: pki.Admin, query: actionQuery, change: true, do: (*Server).export},
 	{method: "POST", path: "/v1/images", least: pki.Admin, change: true, do: (*Server).makeImage},
 	{method: "POST", path: "/v1/restore", least: pki.Admin, change: true, do: (*Server).restore},
+	{method: "POST", path: "/v1/vms/{vm}/restore-record", least: pki.Admin, query: actionQuery, change: true, do: (*Server).restoreRecord},
 	{method: "POST", path: "/v1/vms/{vm}/failover", least: pki.Admin, query: actionQuery, change: true, do: (*Server).failover},
 
 	{method: "GET", path: "/v1/operations", least: pki.Viewer, query: []string{"vm"}, do: (*Server).listOperations},
@@ -80,6 +81,7 @@ var routes = []route{
 
 	{method: "GET", path: "/v1/peer/hello", least: pki.Node, do: (*Server).peerHello},
 	{method: "GET", path: "/v1/peer/vms/{vm}", least: pki.Node, do: (*Server).peerInquire},
+	{method: "GET", path: "/v1/peer/records/{id}", least: pki.Node, do: (*Server).peerHeld},
 	{method: "POST", path: "/v1/peer/prepare", least: pki.Node, change: true, do: (*Server).peerPrepare},
 	{method: "POST", path: "/v1/peer/drop", least: pki.Node, change: true, do: (*Server).peerDrop},
 	{method: "POST", path: "/v1/peer/confirm", least: pki.Node, change: true, do: (*Server).peerConfirm},

@@ -182,7 +182,7 @@ func (s *Server) serve(l net.Listener, cfg *tls.Config) error {
 	if s.closed {
 		s.mu.Unlock()
 		_ = l.Close()
-		return http.ErrServerClosed
+		return nil // as for one that is closed a moment later
 	}
 	s.servers = append(s.servers, h)
 	s.wg.Add(1)

@@ -191,6 +191,10 @@ func (r *remote) Inquire(ctx context.Context, vm string) (colo.PeerVM, error) {
 	return call(r, ctx, "inquire", func(ctx context.Context, p colo.Peer) (colo.PeerVM, error) { return p.Inquire(ctx, vm) })
 }
 
+func (r *remote) Held(ctx context.Context, id string) (arbiter.Record, error) {
+	return call(r, ctx, "held", func(ctx context.Context, p colo.Peer) (arbiter.Record, error) { return p.Held(ctx, id) })
+}
+
 func (r *remote) Drop(ctx context.Context, q colo.DropRequest) error {
 	q.Record = q.Normal()
 	return r.do(ctx, "drop "+q.String(), func(ctx context.Context, p colo.Peer) error { return p.Drop(ctx, q) })

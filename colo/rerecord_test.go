@@ -1,0 +1,85 @@
+package colo_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/arbiter"
+)
+
+// TestRestoreRecord: an arbiter that has lost its memory gets a running VM's record again, and decides from then on.
+func TestRestoreRecord(t *testing.T) {
+	p := newBare(t)
+	ctx := t.Context()
+	p.protect(colo.ProtectionSpec{})
+	vm, err := p.stores["n1"].Get("web")
+	must(t, err)
+	lose := func() {
+		t.Helper()
+		rec, err := p.mem.View("n1").Get(ctx, vm.ID)
+		must(t, err)
+		must(t, p.mem.View("n1").Forget(ctx, vm.ID, rec.Generation))
+	}
+	restore := func(node string, want error) {
+		t.Helper()
+		if err := p.nodes[node].RestoreRecord(ctx, "web"); !errors.Is(err, want) {
+			t.Errorf("restore on %s: %v, want %v", node, err, want)
+		}
+	}
+	restore("n1", colo.ErrHasRecord)
+	before, err := p.mem.View("n1").Get(ctx, vm.ID)
+	must(t, err)
+	lose()
+	if err := p.nodes["n1"].Unprotect(ctx, "web"); !errors.Is(err, arbiter.ErrNoRecord) {
+		t.Errorf("unprotect without a record: %v", err)
+	}
+	p.await("n1", "the end of that", atRest(colo.Protected, "n1", "n2"))
+	if err := p.nodes["n2"].RestoreRecord(ctx, "web"); !errors.As(err, new(*colo.UnexpectedEventError)) {
+		t.Errorf("restore by the secondary: %v", err)
+	}
+	p.mem.SetReachable("n2", false)
+	restore("n1", arbiter.ErrUnreachable)
+	p.mem.SetReachable("n2", true)
+	restore("n1", nil)
+	after, err := p.mem.View("n1").Get(ctx, vm.ID)
+	must(t, err)
+	if after.Generation != before.Generation || len(after.Members) != 2 {
+		t.Errorf("the record was %s, is %s", before, after)
+	}
+	must(t, p.nodes["n1"].Unprotect(ctx, "web"))
+
+	lose()
+	restore("n1", nil) // it runs alone
+	must(t, p.nodes["n1"].Protect(ctx, "web", colo.ProtectOptions{}))
+}
+
+// TestRestoreRecordInOne: two nodes that ask two arbiters would both be told to go on, so neither gets a record.
+func TestRestoreRecordInOne(t *testing.T) {
+	p := newBare(t)
+	ctx := t.Context()
+	p.protect(colo.ProtectionSpec{})
+	vm, err := p.stores["n1"].Get("web")
+	must(t, err)
+	first := p.mem.View("n1")
+	rec, err := first.Get(ctx, vm.ID)
+	must(t, err)
+	memory := arbiter.NewMemory()
+	second, other := memory.View("n1"), memory.View("n2")
+	for g := uint64(1); g <= rec.Generation; g++ {
+		_, err := second.Advance(ctx, arbiter.Record{VM: vm.ID, Generation: g, Members: rec.Members, By: "n1"})
+		must(t, err)
+	}
+	p.views["n2"].Store(&other)
+	for _, a := range []arbiter.Arbiter{first, second} {
+		must(t, a.Forget(ctx, vm.ID, rec.Generation))
+	}
+	if err := p.nodes["n1"].RestoreRecord(ctx, "web"); !errors.Is(err, colo.ErrOtherArbiter) {
+		t.Errorf("restore with two arbiters: %v", err)
+	}
+	for _, a := range []arbiter.Arbiter{first, second} {
+		if rec, err := a.Get(ctx, vm.ID); !errors.Is(err, arbiter.ErrNoRecord) {
+			t.Errorf("a record is left: %s, %v", rec, err)
+		}
+	}
+}
