@@ -2,10 +2,12 @@ package colo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -124,6 +126,8 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	switch now := m.State(); {
 	case now != s.State:
 		return not("%s", now)
+	case errors.Is(err, arbiter.ErrNoRecord):
+		return not("the arbiter has no record of this VM: if it has lost its data, coloctl vm restore-record %s", m.name)
 	case err != nil:
 		return not("the arbiter does not answer: %v", err)
 	case held.Generation != rec.Generation || !held.Has(m.n.cfg.Name) || len(held.Members) < 2:

@@ -40,7 +40,7 @@ func (v *Voter) startEtcd(ctx context.Context) error {
 	v.proc, err = program{
 		name: "etcd", host: l.Topology.Witness, dir: l.path(witnessName), log: log, env: []string{"ETCD_UNSUPPORTED_ARCH="},
 		argv: []string{
-			l.opts.Assets.Etcd, "--name=witness", "--data-dir=" + l.path(witnessName, "etcd"), "--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+			l.opts.Assets.Etcd, "--name=witness", "--data-dir=" + l.path(witnessName, etcdData), "--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 			"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=witness=" + peer, "--log-level=warn",
 		},
 	}.start(ctx, l.note)

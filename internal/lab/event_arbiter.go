@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/api"
 )
 
 // loseArbiter: the guest and its copies go on as if nothing had happened, and the verdict says what is missing.
@@ -18,19 +19,7 @@ var loseArbiter = undisturbed("the arbiter is lost for some seconds", func(ctx c
 	if err := r.Lab.Voter.Kill(); err != nil {
 		return err
 	}
-	err = poll(ctx, func() (bool, error) {
-		s, err := r.Lab.Node(name).Status(ctx)
-		if err != nil {
-			return false, err
-		}
-		v := s.Verdict
-		if !v.Protected && strings.Contains(v.Reason, "arbiter") {
-			r.Tell.Say("%s says that it is not protected: %s", name, v.Reason)
-			return true, nil
-		}
-		return false, fmt.Errorf("the verdict of %s without an arbiter: protected %v, %s", name, v.Protected, v.Reason)
-	})
-	if err != nil {
+	if err := r.unprotectedVerdict(ctx, name, "arbiter"); err != nil {
 		return err
 	}
 	if err := pause(ctx, 3*time.Second); err != nil {
@@ -41,6 +30,46 @@ var loseArbiter = undisturbed("the arbiter is lost for some seconds", func(ctx c
 	}
 	return r.protectedStill(ctx)
 })
+
+// forgetArbiter: an arbiter without memory decides nothing, the verdict says so, and a person has the record made again.
+var forgetArbiter = undisturbed("the arbiter loses its memory", func(ctx context.Context, r *Run) error {
+	name, err := r.Lab.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.Lab.Voter.Forget(); err != nil {
+		return err
+	}
+	if err := r.Lab.Voter.Start(ctx); err != nil {
+		return err
+	}
+	n := r.Lab.Node(name)
+	if err := r.unprotectedVerdict(ctx, name, "no record"); err != nil {
+		return err
+	}
+	r.Tell.Say("%s: coloctl vm restore-record %s", name, VM)
+	op, err := n.Client.RestoreRecord(ctx, VM, api.Request{Reason: "the arbiter was lost"})
+	if err := await(ctx, n, op, err); err != nil {
+		return err
+	}
+	return r.protectedStill(ctx)
+})
+
+// unprotectedVerdict waits until a node says that it is not protected, and why.
+func (r *Run) unprotectedVerdict(ctx context.Context, name, why string) error {
+	return poll(ctx, func() (bool, error) {
+		s, err := r.Lab.Node(name).Status(ctx)
+		if err != nil {
+			return false, err
+		}
+		v := s.Verdict
+		if !v.Protected && strings.Contains(v.Reason, why) {
+			r.Tell.Say("%s says that it is not protected: %s", name, v.Reason)
+			return true, nil
+		}
+		return false, fmt.Errorf("the verdict of %s without an arbiter: protected %v, %s", name, v.Protected, v.Reason)
+	})
+}
 
 // arbiterThenLink loses the arbiter and then the links: nobody may go on until the arbiter is back, and then one does.
 var arbiterThenLink = Step{Name: "the arbiter and then the link are lost", Do: func(ctx context.Context, r *Run) error {

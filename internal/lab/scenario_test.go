@@ -18,7 +18,7 @@ func TestScenarioNames(t *testing.T) {
 		switchover ping-pong story power-off-both power-off-both-one-returns kill-colod freeze-colod partition isolate-primary lose-arbiter
 		arbiter-and-link slow-link clock-jump full-disk guest-reboot guest-shutdown flap
 		restart-libvirtd disk-error-primary disk-error-secondary slow-disk resync-interrupted dirty-1pct crash-resync verify-corruption
-		lose-one-link links-alternate link-degraded stranger key-rotation backup-while-protected`)
+		lose-one-link links-alternate link-degraded stranger key-rotation backup-while-protected arbiter-forgets`)
 	var got []string
 	for _, s := range Scenarios {
 		got = append(got, s.Name)

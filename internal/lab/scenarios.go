@@ -121,6 +121,10 @@ var Scenarios = []Scenario{
 	{Name: "stranger", Summary: "a host on the LAN and on the links tries to get in, without a key", Links: 2, Checks: []Check{keptOut}, Steps: quietly(strange)},
 	{Name: "key-rotation", Summary: "the authority and all certificates are replaced", Steps: quietly(rotateKeys)},
 	{Name: "backup-while-protected", Summary: "a backup is made while clients write, and one of what has changed; both are restored", Steps: quietly(backups)},
+	{
+		Name: "arbiter-forgets", Summary: "the arbiter's data is lost and a person has the record made again; then the primary's QEMU crashes",
+		Steps: once(forgetArbiter, lose(primary, "the primary's QEMU is killed", kill)),
+	},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

@@ -69,7 +69,7 @@ func (l *Lab) writeSite() error {
 		}
 	}
 	err = writeYAML(l.path(witnessName, "witness.yaml"), &config.WitnessConfig{
-		Name: witnessName, State: "witness.db", Listen: []string{hostPort(witnessName, witnessPort)}, HostID: witnessName,
+		Name: witnessName, State: witnessData, Listen: []string{hostPort(witnessName, witnessPort)}, HostID: witnessName,
 		TLS: config.TLS{Identity: witnessName + ".pem", Trust: pki.TrustFile}, Log: config.Log{Level: "info", Format: "json"},
 	})
 	if err != nil {

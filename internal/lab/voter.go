@@ -14,6 +14,12 @@ import (
 	"github.com/coloctl/coloctl/colo/config"
 )
 
+// What a voter remembers, in its folder.
+const (
+	witnessData = "witness.db"
+	etcdData    = "etcd"
+)
+
 // A Voter is the arbiter's daemon, on a host of its own. What it grants is written down with the time at which it was decided.
 type Voter struct {
 	lab  *Lab
@@ -62,6 +68,17 @@ func (v *Voter) Kill() error {
 	err := v.proc.kill()
 	v.proc = nil
 	return err
+}
+
+// Forget ends it, and takes away what it has on disk.
+func (v *Voter) Forget() error {
+	if err := v.Kill(); err != nil {
+		return err
+	}
+	if v.lab.opts.Arbiter == config.ArbiterEtcd {
+		return os.RemoveAll(v.lab.path(witnessName, etcdData))
+	}
+	return os.Remove(v.lab.path(witnessName, witnessData))
 }
 
 // Signal sends it a signal that doesn't end it.
