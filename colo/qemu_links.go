@@ -221,7 +221,8 @@ type replicates interface {
 
 // replication is nil for a copy that has no replication or can't tell of it.
 func (m *machine) replication(ctx context.Context, s State) *Replication {
-	c, ok := m.current().(replicates)
+	cur := m.current()
+	c, ok := cur.(replicates)
 	if !ok || s != Protected && s != Secondary {
 		return nil
 	}
@@ -229,7 +230,9 @@ func (m *machine) replication(ctx context.Context, s State) *Replication {
 	defer cancel()
 	r, err := c.Replication(ctx)
 	if err != nil {
-		m.log.Warn("how the VM is replicated can't be told", "err", err)
+		if m.isCopy(cur) && m.State() == s { // it has not just ended
+			m.log.Warn("how the VM is replicated can't be told", "err", err)
+		}
 		return nil
 	}
 	m.n.mu.Lock()
