@@ -130,6 +130,8 @@ func Fit(program string, v qmp.Version, accel string) error {
 	switch {
 	case v.QEMU.Major < LeastQEMU:
 		return &UnfitError{program, version + " ends a migration that waits before its last step without starting COLO", fmt.Sprintf("use QEMU %d or newer", LeastTCG)}
+	case v.QEMU.Major == 10 && (v.QEMU.Minor == 0 && v.QEMU.Micro < 7 || v.QEMU.Minor == 1):
+		return &UnfitError{program, version + " does not start COLO, by its source", fmt.Sprintf("use QEMU 10.0.7 or a newer 10.0, or %d or newer", LeastTCG)}
 	case accel == "tcg" && v.QEMU.Major < LeastTCG:
 		return &UnfitError{program, version + " deadlocks at COLO's checkpoints under TCG", fmt.Sprintf("use KVM, or QEMU %d or newer", LeastTCG)}
 	}
