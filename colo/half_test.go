@@ -33,6 +33,8 @@ type bare struct {
 	views     map[string]*view
 	wire      *colo.Wire
 	recovery  *colo.Recovery
+	limits    map[string]colo.Limits
+	resync    colo.ResyncLimits
 }
 
 // view is the arbiter that a node asks. Another can take its place while the node runs.
@@ -99,7 +101,7 @@ func (p *bare) open(name string) {
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: []colo.Link{{Name: "link0", Address: netip.AddrFrom4([4]byte{127, 30, p.net, name[1] - '0'})}},
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: p.views[name], HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
-		HeartbeatTimeout: time.Second, Launcher: p.launchers[name], Recovery: p.recovery, Log: slog.New(slog.NewTextHandler(out, nil)),
+		HeartbeatTimeout: time.Second, Launcher: p.launchers[name], Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)
 	p.nodes[name], p.stores[name] = n, st

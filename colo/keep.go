@@ -75,6 +75,11 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 		tick    = time.NewTicker(500 * time.Millisecond)
 	)
 	defer tick.Stop()
+	select { // who is started first can be told when all are known
+	case <-m.n.loaded:
+	case <-ctx.Done():
+		return
+	}
 	for {
 		m.mu.Lock()
 		changed, s, want, givenUp, again := m.changed, m.state, m.rec.Want, m.givenUp, m.resets
@@ -93,8 +98,12 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 		switch {
 		case givenUp != "":
 		case s == Solo && want == WantProtected && !well.IsZero() && now.Sub(well) >= r.HoldDown && now.Sub(m.inState()) >= r.HoldDown:
+			if m.protectsAfter(r.HoldDown) {
+				break
+			}
 			if err = m.request(ctx, ReqProtect, ProtectOptions{}); err != nil {
 				err = fmt.Errorf("protecting it again: %w", err)
+				m.setTried(true)
 			}
 		case (s == Stopped || s == Outdated) && (want == WantRunning || want == WantProtected):
 			action, why := decideCold(m.coldFacts(ctx, r, now.Sub(decides)))
@@ -104,13 +113,26 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 				m.emit(Event{Kind: "decision", State: s, Text: joinText(string(action), why), Fields: map[string]any{"decision": action}})
 				m.setOutlook(string(action) + ": " + why)
 			}
+			if first := m.startsAfter(action); first != "" {
+				last = first // says it anew when it is its turn
+				m.setOutlook("wait: " + first + " is started first, its priority is higher")
+				break
+			}
 			err = m.carryOut(ctx, action)
+			if action == coldStart || action == coldAgree {
+				m.setCold(coldTried)
+			}
 		default:
 			last = ""
+			m.setCold(coldUnknown)
 		}
 		var unexpected *UnexpectedEventError
 		away := errors.Is(err, arbiter.ErrUnreachable) || errors.Is(err, ErrPeerUnreachable) // comes back by itself
 		away = away || errors.Is(err, ErrBackupRuns)
+		if errors.Is(err, ErrNoRoom) { // until another VM has gone, or a person has made room
+			away = true
+			m.setOutlook("wait: " + err.Error())
+		}
 		if errors.Is(err, ErrDiskOffline) { // a person brings it back, in minutes or in weeks
 			away = true
 			m.setOutlook("wait: " + err.Error())

@@ -56,6 +56,8 @@ type machine struct {
 	givenUp   string // why recovery has stopped; empty while it hasn't
 	resets    int    // how often a person made it begin anew
 	outlook   string // what is about to be done here, or waited for
+	cold      coldPhase
+	tried     bool   // to protect it again, and that has failed
 	guarded   bool   // the copy is behind its gate
 	gateErr   string // why it is not
 	tune      resyncTuning

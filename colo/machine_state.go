@@ -77,7 +77,7 @@ func (m *machine) setState(s State, why string) {
 		m.prog = nil
 		m.tune.paused = false // a pause ends with the resync; a limit counts for the next one too
 	case Protected:
-		m.tune = resyncTuning{}
+		m.tune, m.tried = resyncTuning{}, false
 	}
 	gen := m.rec.Generation
 	m.wake()
@@ -135,10 +135,7 @@ func (m *machine) setLastErr(err error) {
 
 func (m *machine) setProgress(p Progress) {
 	m.mu.Lock()
-	p.Limit, p.Paused = int64(m.spec.Protection.SyncSpeed), m.tune.paused
-	if m.tune.limit != nil {
-		p.Limit = *m.tune.limit
-	}
+	p.Limit, p.Paused = m.tune.speed(m.spec), m.tune.paused
 	m.prog = &p
 	s := m.state
 	m.wake()

@@ -56,6 +56,8 @@ type NodeConfig struct {
 	Launcher          Launcher        // QEMU when nil
 	Starter           Starter         // of QEMU; the node itself when nil
 	User              *User           // whom QEMUs run as that the node starts itself; nil is the node's own user
+	Limits            Limits          // of what VMs may have here together
+	Resync            ResyncLimits    // of VMs that become protected at the same time
 	Plain             bool            // replication is not encrypted: the links are nobody else's. The same on both nodes
 	// Comparer is how the comparer of streams is started (colod compare): its program and arguments, to which a folder is added.
 	// Without it VMs can only have QEMU's own.
@@ -133,7 +135,9 @@ type Node struct {
 	wg       sync.WaitGroup
 	woke     atomic.Pointer[time.Time] // when this node last found that it had been stalled; nil: never
 	began    time.Time
-	leasedAt atomic.Int64 // when the leases of all VMs were last looked after, in nanoseconds since 1970
+	queue    *queue
+	loaded   chan struct{} // closed when all VMs that the store remembers are there
+	leasedAt atomic.Int64  // when the leases of all VMs were last looked after, in nanoseconds since 1970
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -164,7 +168,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now()}
+	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now(), queue: &queue{limits: cfg.Resync}, loaded: make(chan struct{})}
 	if n.launcher == nil {
 		l, err := newLauncher(ctx, cfg)
 		if err == nil {
@@ -195,6 +199,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 		n.add(spec, &rec)
 		n.mu.Unlock()
 	}
+	close(n.loaded)
 	return n, nil
 }
 

@@ -26,6 +26,9 @@ func (n *Node) Create(ctx context.Context, s *Spec) error {
 		return err
 	}
 	defer release()
+	if err := n.admit(s); err != nil {
+		return err
+	}
 	if err := n.launcher.Check(ctx, s); err != nil && !errors.Is(err, ErrImageMissing) {
 		return err
 	}
@@ -103,6 +106,11 @@ func (n *Node) StartWith(ctx context.Context, vm string, o StartOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
 		return err
+	}
+	if _, spec := m.info(); m.current() == nil {
+		if err := n.admit(spec); err != nil {
+			return err
+		}
 	}
 	if o.AcceptDataLoss {
 		n.Remark(vm, "data-loss", "start of a copy that may be old or incomplete: the loss is accepted")

@@ -38,6 +38,8 @@ type Plan struct {
 	Steps []Step
 	// NoReturn is the index of the first step after which nothing is undone any more; 0 means every step can be.
 	NoReturn int
+	// End is called when the plan has ended, however; nil when there is nothing to do then.
+	End func()
 }
 
 // StepError says which step of a plan failed, and what its undo could not take back.
@@ -68,6 +70,9 @@ type planObserver interface {
 
 // run does the steps in order. The undo is not cancelled by ctx.
 func (p *Plan) run(ctx context.Context, o planObserver) error {
+	if p.End != nil {
+		defer p.End()
+	}
 	for i, s := range p.Steps {
 		err := context.Cause(ctx)
 		begun := err == nil

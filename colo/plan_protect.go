@@ -28,6 +28,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		begun   time.Time
 		token   string
 		attempt int64
+		leave   func()
 	)
 	rec, spec := m.info()
 	c := m.current()
@@ -46,6 +47,10 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				return err
 			}
 			return m.arbiterAnswers(ctx)
+		}},
+		{Name: "wait for its turn", Do: func(ctx context.Context) (err error) {
+			leave, err = m.takeTurn(ctx)
+			return err
 		}},
 		{
 			Name: "prepare the standby",
@@ -120,7 +125,11 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		}
 		return nil
 	}})
-	return &Plan{Kind: planProtect, Steps: steps, NoReturn: count}
+	return &Plan{Kind: planProtect, Steps: steps, NoReturn: count, End: func() {
+		if leave != nil {
+			leave()
+		}
+	}}
 }
 
 // admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,

@@ -198,6 +198,7 @@ type ResyncTune struct {
 type resyncTuning struct {
 	limit  *int64
 	paused bool
+	share  int64 // of what all resyncs of the node may send, for each disk; 0 is no limit
 }
 
 // TuneResync changes the limit of the resync of a VM that is under way here, or makes it pause or go on. While it is paused the guest runs on,
@@ -249,11 +250,19 @@ func (n *Node) TuneResync(ctx context.Context, vm string, t ResyncTune) error {
 func (m *machine) tuning(spec *Spec) (speed int64, paused bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	speed = int64(spec.Protection.SyncSpeed)
-	if m.tune.limit != nil {
-		speed = *m.tune.limit
+	return m.tune.speed(spec), m.tune.paused
+}
+
+// speed is the limit for each disk: what a person has asked for, otherwise the smaller one of the VM's own and its share of the node's.
+func (t *resyncTuning) speed(spec *Spec) int64 {
+	speed := int64(spec.Protection.SyncSpeed)
+	switch {
+	case t.limit != nil:
+		return *t.limit
+	case speed == 0 || t.share > 0 && t.share < speed:
+		return t.share
 	}
-	return speed, m.tune.paused
+	return speed
 }
 
 func (n *Node) peerName() string {

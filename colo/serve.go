@@ -78,6 +78,9 @@ func (n *Node) remember(r PrepareRequest) (*machine, error) {
 	if err := r.Spec.Validate(); err != nil {
 		return nil, err
 	}
+	if err := n.admit(r.Spec); err != nil {
+		return nil, err
+	}
 	n.mu.Lock()
 	m := n.machines[r.Spec.Name]
 	n.mu.Unlock()

@@ -19,11 +19,13 @@ type Spec struct {
 	Name       string         `yaml:"name" json:"name"`
 	Memory     Size           `yaml:"memory" json:"memory"`
 	VCPUs      int            `yaml:"vcpus,omitempty" json:"vcpus"`
-	Machine    string         `yaml:"machine,omitempty" json:"machine"`     // QEMU machine type; pc by default
-	CPU        string         `yaml:"cpu,omitempty" json:"cpu,omitempty"`   // QEMU CPU model; QEMU's default when empty
-	Boot       Boot           `yaml:"boot,omitempty" json:"boot"`           // direct kernel boot; empty boots from the first disk
-	Disks      []DiskSpec     `yaml:"disks" json:"disks"`                   // mirrored on both nodes
-	NICs       []NICSpec      `yaml:"nics,omitempty" json:"nics,omitempty"` // compared
+	Machine    string         `yaml:"machine,omitempty" json:"machine"`               // QEMU machine type; pc by default
+	Priority   int            `yaml:"priority,omitempty" json:"priority,omitempty"`   // of VMs that have to wait for each other the highest is first; -1000 to 1000, 0 by default
+	Preferred  string         `yaml:"preferred,omitempty" json:"preferred,omitempty"` // node on which it is to run; it is moved there only when that is asked for
+	CPU        string         `yaml:"cpu,omitempty" json:"cpu,omitempty"`             // QEMU CPU model; QEMU's default when empty
+	Boot       Boot           `yaml:"boot,omitempty" json:"boot"`                     // direct kernel boot; empty boots from the first disk
+	Disks      []DiskSpec     `yaml:"disks" json:"disks"`                             // mirrored on both nodes
+	NICs       []NICSpec      `yaml:"nics,omitempty" json:"nics,omitempty"`           // compared
 	Protection ProtectionSpec `yaml:"protection,omitempty" json:"protection"`
 }
 
@@ -165,6 +167,12 @@ func (s *Spec) Validate() error {
 	}
 	if (s.Boot.Initrd != "" || s.Boot.Append != "") && s.Boot.Kernel == "" {
 		bad("boot.kernel", "missing: initrd and append need a kernel")
+	}
+	if s.Priority < -1000 || s.Priority > 1000 {
+		bad("priority", "%d: expected -1000 to 1000", s.Priority)
+	}
+	if s.Preferred != "" && !vmName.MatchString(s.Preferred) {
+		bad("preferred", "%q is not the name of a node", s.Preferred)
 	}
 	if l := s.Protection.Level; l != LevelProtected && l != LevelNone {
 		bad("protection.level", "%q: expected %s or %s", l, LevelProtected, LevelNone)

@@ -65,9 +65,9 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 				return fmt.Errorf("%s: %w", m.name, ErrSpecChanged)
 			}
 			if runs && !old.SameMachine(a.spec) {
-				return fmt.Errorf("%s: changing anything but its protection is %w: stop it first", m.name, ErrNotWhileRunning)
+				return fmt.Errorf("%s: changing anything but its protection, priority and nodes is %w: stop it first", m.name, ErrNotWhileRunning)
 			}
-			return nil
+			return m.n.macsFree(a.spec)
 		}},
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
 			if a.grow {
@@ -121,9 +121,11 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 	}}
 }
 
-// SameMachine says whether two valid specs differ in their protection at most, so that one may replace the other while the VM runs alone.
+// SameMachine says whether two valid specs differ at most in what the guest doesn't notice, which is their protection, priority and nodes, so that one may replace the other while the VM runs alone.
 func (s *Spec) SameMachine(o *Spec) bool {
 	x, y := *s, *o
-	x.Protection, y.Protection = ProtectionSpec{}, ProtectionSpec{}
+	for _, z := range []*Spec{&x, &y} {
+		z.Protection, z.Priority, z.Preferred = ProtectionSpec{}, 0, ""
+	}
 	return reflect.DeepEqual(x, y)
 }

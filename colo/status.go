@@ -88,7 +88,10 @@ func (m *machine) status() Status {
 // verdict is never better than what is proven at this moment.
 func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	not := func(format string, args ...any) Verdict { return Verdict{Reason: fmt.Sprintf(format, args...)} }
-	if s.State != Protected && s.State != Secondary {
+	switch {
+	case s.State == Syncing && s.Outlook != "":
+		return not("%s: %s", s.State, s.Outlook)
+	case s.State != Protected && s.State != Secondary:
 		return not("%s", s.State)
 	}
 	m.mu.Lock()

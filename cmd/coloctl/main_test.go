@@ -203,7 +203,7 @@ func TestChangingCommands(t *testing.T) {
 		"vm create": false, "vm import": false, "vm delete": false, "vm edit": false, "vm start": true, "vm stop": true, "vm checkpoint": true, "vm restore-record": true,
 		"protect": true, "unprotect": true, "switchover": true, "failover": true, "resync": true,
 		"disk offline": false, "disk online": false, "disk verify": true, "disk create": false, "disk import": false, "disk export": true, "disk resize": false,
-		"vm backup": true, "vm restore": false,
+		"vm backup": true, "vm restore": false, "node balance": false,
 	}
 	app, _ := newApp(&bytes.Buffer{}, &bytes.Buffer{})
 	walk(app.Commands, nil, func(path []string, c *cli.Command) {

@@ -20,6 +20,7 @@ func nodeCommand(r rules) *cli.Command {
 	return group(&cli.Command{Name: "node", Usage: "the hosts", Subcommands: []*cli.Command{
 		r.remote(&cli.Command{Name: "list", Usage: "list the nodes of the context", Action: withSite(nodeList)}, operands{}),
 		r.remote(&cli.Command{Name: "show", Usage: "show a node: its daemon, QEMU, links, arbiter and health", Action: withSite(nodeShow)}, one),
+		r.change(&cli.Command{Name: "balance", Usage: "switch protected VMs over so that they are spread over the nodes, or run where they prefer to", Action: withSite(nodeBalance)}, operands{}),
 		r.remote(&cli.Command{Name: "safe-to-reboot", Usage: "does any VM stop when this node is rebooted now? Exit code 4 if so", Action: withSite(nodeSafe)}, one),
 	}})
 }
@@ -124,6 +125,13 @@ func nodeShow(cc *cli.Context, s *site) error {
 	w.row("QEMU", fmt.Sprintf("%s, %s", n.Info.QEMU, n.Info.Accel))
 	w.row("VMs", strings.Join(n.VMs, ", "))
 	w.row("arbiter", n.Arbiter)
+	if c := n.Capacity; c != nil {
+		w.row("memory", fmt.Sprintf("%s reserved for VMs of %s", c.Reserved.Memory, limit(c.Limits.Memory > 0, c.Limits.Memory)))
+		w.row("virtual CPUs", fmt.Sprintf("%d reserved for VMs of %s", c.Reserved.VCPUs, limit(c.Limits.VCPUs > 0, c.Limits.VCPUs)))
+		for _, r := range c.VMs {
+			w.row("reserved", fmt.Sprintf("%s: %s, %d virtual CPUs", r.VM, r.Memory, r.VCPUs))
+		}
+	}
 	for _, l := range n.Info.Links {
 		w.row("link "+l.Name, l.Address.String())
 	}
@@ -136,6 +144,14 @@ func nodeShow(cc *cli.Context, s *site) error {
 		w.row("health", fmt.Sprintf("%s: %s: %s", state, i.Name, i.Text))
 	}
 	return w.flush()
+}
+
+// limit is a limit as people read it.
+func limit(is bool, l any) string {
+	if !is {
+		return "what there is (no limit)"
+	}
+	return fmt.Sprint(l)
 }
 
 // rebootItem is what the reboot of a node means for one VM.

@@ -65,7 +65,7 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 // documented are the types that the schemas describe.
 var documented = map[string]any{
 	"ErrorBody": ErrorBody{}, "Refusal": Refusal{}, "FieldBody": FieldBody{}, "Difference": Difference{}, "Health": Health{}, "HealthItem": HealthItem{},
-	"NodeStatus": NodeStatus{}, "Caller": Caller{}, "NodeInfo": colo.NodeInfo{}, "Link": colo.Link{}, "PeerStatus": colo.PeerStatus{},
+	"NodeStatus": NodeStatus{}, "Capacity": colo.Capacity{}, "Limits": colo.Limits{}, "Reservation": colo.Reservation{}, "Caller": Caller{}, "NodeInfo": colo.NodeInfo{}, "Link": colo.Link{}, "PeerStatus": colo.PeerStatus{},
 	"LinkStatus": colo.LinkStatus{}, "Replication": colo.Replication{}, "VMList": VMList{}, "VM": VM{}, "Spec": colo.Spec{}, "Boot": colo.Boot{}, "DiskSpec": colo.DiskSpec{}, "NICSpec": colo.NICSpec{},
 	"ProtectionSpec": colo.ProtectionSpec{}, "Status": colo.Status{}, "Verdict": colo.Verdict{}, "CheckpointStats": colo.CheckpointStats{},
 	"DiskStatus": colo.DiskStatus{}, "PlanStatus": colo.PlanStatus{}, "Progress": colo.Progress{}, "SyncResult": colo.SyncResult{}, "History": History{},

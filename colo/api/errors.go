@@ -80,6 +80,8 @@ var sentinels = []struct {
 	{"closed", colo.ErrClosed, http.StatusServiceUnavailable, ExitError, false},
 	{"no_vm", colo.ErrNoVM, http.StatusNotFound, ExitError, false},
 	{"vm_exists", colo.ErrVMExists, http.StatusConflict, ExitRefused, false},
+	{"no_room", colo.ErrNoRoom, http.StatusConflict, ExitRefused, false},
+	{"mac_taken", colo.ErrMACTaken, http.StatusConflict, ExitRefused, false},
 	{"spec_changed", colo.ErrSpecChanged, http.StatusPreconditionFailed, ExitRefused, false},
 	{"vm_runs", colo.ErrNotWhileRunning, http.StatusConflict, ExitRefused, false},
 	{"arbiter_unreachable", arbiter.ErrUnreachable, http.StatusServiceUnavailable, ExitNoArbiter, false},

@@ -26,7 +26,9 @@ type NodeStatus struct {
 	// PeerApart is why this node and its peer don't understand each other's calls; empty while they do.
 	PeerApart string   `json:"peer_apart,omitempty"`
 	VMs       []string `json:"vms"`
-	You       Caller   `json:"you"` // who the server takes the caller for
+	// Capacity is nil where the daemon is older than this field.
+	Capacity *colo.Capacity `json:"capacity,omitempty"`
+	You      Caller         `json:"you"` // who the server takes the caller for
 }
 
 // Health is whether the daemon is well. A VM that is not protected does not make it sick: its status says that.
@@ -62,6 +64,8 @@ func (s *Server) getDocument(w http.ResponseWriter, _ *request) error {
 func (s *Server) getNode(w http.ResponseWriter, r *request) error {
 	n := s.opts.Node
 	out := NodeStatus{Info: n.Info(), Version: s.opts.Version, Run: s.run, Begun: s.begun, Now: time.Now(), Arbiter: s.opts.Arbiter, VMs: n.VMs(), You: r.caller}
+	capacity := n.Capacity()
+	out.Capacity = &capacity
 	if out.Arbiter == "" {
 		out.Arbiter = "none"
 	}

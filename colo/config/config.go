@@ -50,6 +50,8 @@ type Config struct {
 	HangTimeout colo.Duration `yaml:"hang-timeout,omitempty"` // how long a QEMU may not answer, or a checkpoint last; 2s
 	Recovery    Recovery      `yaml:"recovery,omitempty"`
 	Verify      Verify        `yaml:"verify,omitempty"`
+	Limits      Limits        `yaml:"limits,omitempty"`
+	Resync      Resync        `yaml:"resync,omitempty"`
 	Arbiter     Arbiter       `yaml:"arbiter"`
 
 	Watchdog Watchdog `yaml:"watchdog,omitempty"`
@@ -121,6 +123,19 @@ type Verify struct {
 	Off   bool          `yaml:"off,omitempty"`
 	Every colo.Duration `yaml:"every,omitempty"` // 720h, which are 30 days
 	Limit colo.Size     `yaml:"limit,omitempty"` // what is read of each half in a second; 32MiB
+}
+
+// Limits are what VMs' copies may have here together. Without them it is what the machine has: its memory but for a quarter or 1 GiB, and four virtual CPUs for each of its own.
+type Limits struct {
+	Off    bool      `yaml:"off,omitempty"` // nothing is refused for want of room
+	Memory colo.Size `yaml:"memory,omitempty"`
+	VCPUs  int       `yaml:"vcpus,omitempty"`
+}
+
+// Resync bounds what VMs that become protected do at the same time.
+type Resync struct {
+	Parallel int       `yaml:"parallel,omitempty"` // so many at a time, by priority; 2
+	Rate     colo.Size `yaml:"rate,omitempty"`     // bytes a second that all of them send together; no limit when 0
 }
 
 // Watchdog names a device that resets the host when the daemon's engine stands still.
@@ -232,6 +247,7 @@ func (c *Config) setDefaults(dir string) {
 	setDefault(&c.HangTimeout, colo.Duration(2*time.Second))
 	setDefault(&c.Verify.Every, colo.Duration(colo.DefaultVerifyEvery))
 	setDefault(&c.Verify.Limit, colo.DefaultVerifySpeed)
+	setDefault(&c.Resync.Parallel, 2)
 	setDefault(&c.API.Socket, filepath.Join(c.RunDir, "api.sock"))
 	if c.Watchdog.Device != "" {
 		setDefault(&c.Watchdog.Timeout, colo.Duration(15*time.Second))
@@ -345,6 +361,12 @@ func (c *Config) validateTimes(bad badFunc) {
 	}
 	if l := c.Verify.Limit; l < 1<<20 {
 		bad("verify.limit", "%s: expected at least 1MiB (a second)", l)
+	}
+	if l := c.Limits; l.VCPUs < 0 || l.Off && (l.VCPUs > 0 || l.Memory > 0) {
+		bad("limits", "%d vcpus, %s of memory, off: %v: expected numbers above 0, or off", l.VCPUs, l.Memory, l.Off)
+	}
+	if r := c.Resync; r.Parallel < 1 {
+		bad("resync.parallel", "%d: expected 1 or more", r.Parallel)
 	}
 	if d := time.Duration(c.HangTimeout); d < 100*time.Millisecond || d > 5*time.Minute {
 		bad("hang-timeout", "%s: expected 100ms to 5m", d)

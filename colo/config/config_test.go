@@ -59,12 +59,35 @@ func TestEveryFieldIsSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := map[string]string{"Store": "opened", "Records": "in the store", "Arbiter": "opened", "HeartbeatKey": "read from its file", "Log": "made from log",
-		"Launcher": "for tests", "ListenPacket": "for tests", "Comparer": "this program", "BitmapRotation": "of the library"}
+		"Launcher": "for tests", "ListenPacket": "for tests", "Comparer": "this program", "Limits": "with the machine's figures, by LimitsOf", "BitmapRotation": "of the library"}
 	v := reflect.ValueOf(c.NodeConfig())
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Name
 		if zero := v.Field(i).IsZero(); zero != (elsewhere[name] != "") {
 			t.Errorf("colo.NodeConfig.%s: set from the file: %v", name, !zero)
+		}
+	}
+}
+
+// TestLimits: what the file doesn't say comes from the machine.
+func TestLimits(t *testing.T) {
+	for _, x := range []struct {
+		text   string
+		memory int64
+		want   colo.Limits
+	}{
+		{"", 64 << 30, colo.Limits{Memory: 63 << 30, VCPUs: 32}},
+		{"", 2 << 30, colo.Limits{Memory: 3 << 29, VCPUs: 32}},
+		{"limits: {memory: 4GiB}\n", 64 << 30, colo.Limits{Memory: 4 << 30, VCPUs: 32}},
+		{"limits: {vcpus: 5}\n", 64 << 30, colo.Limits{Memory: 63 << 30, VCPUs: 5}},
+		{"limits: {off: true}\n", 64 << 30, colo.Limits{}},
+	} {
+		c, err := Parse([]byte(good+x.text), "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.LimitsOf(x.memory, 8); got != x.want {
+			t.Errorf("%q: %+v, want %+v", x.text, got, x.want)
 		}
 	}
 }
@@ -101,6 +124,8 @@ func TestBad(t *testing.T) {
 		{"recovery: {hold-down: 20s}", "recovery: {hold-down: -1s}", "expected 0s to 24h"},
 		{"recovery: {hold-down: 20s}", "verify: {every: 1m}", "expected at least 1h"},
 		{"recovery: {hold-down: 20s}", "verify: {limit: 1KiB}", "expected at least 1MiB"},
+		{"recovery: {hold-down: 20s}", "limits: {off: true, vcpus: 4}", "above 0, or off"},
+		{"recovery: {hold-down: 20s}", "resync: {parallel: -1}", "expected 1 or more"},
 		{"recovery: {hold-down: 20s}", "log: {level: loud}", "expected debug, info, warn or error"},
 		{"node: n1", "", "node"},
 	} {

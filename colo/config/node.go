@@ -16,6 +16,7 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 		HeartbeatPort: c.Heartbeat.Port, HeartbeatInterval: time.Duration(c.Heartbeat.Interval), HeartbeatTimeout: time.Duration(c.Heartbeat.Timeout),
 		HangTimeout: time.Duration(c.HangTimeout), VerifyEvery: time.Duration(c.Verify.Every), VerifySpeed: int64(c.Verify.Limit), OverlayDir: c.OverlayDir, Plain: c.Replication.Encryption == "off",
 	}
+	out.Resync = colo.ResyncLimits{Parallel: c.Resync.Parallel, Rate: c.Resync.Rate}
 	if c.Verify.Off {
 		out.VerifyEvery = 0
 	}
@@ -28,6 +29,17 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 			HoldDown: time.Duration(r.HoldDown), PrimaryFirst: time.Duration(r.PrimaryFirst), Attempts: r.Attempts, Window: time.Duration(r.Window),
 		}
 	}
+	return out
+}
+
+// LimitsOf are the node's limits on a machine with so much memory and so many CPUs.
+func (c *Config) LimitsOf(memory int64, cpus int) colo.Limits {
+	if c.Limits.Off {
+		return colo.Limits{}
+	}
+	out := colo.Limits{Memory: c.Limits.Memory, VCPUs: c.Limits.VCPUs}
+	setDefault(&out.Memory, colo.Size(memory-min(memory/4, 1<<30)))
+	setDefault(&out.VCPUs, 4*cpus)
 	return out
 }
 

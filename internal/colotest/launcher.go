@@ -32,7 +32,8 @@ type Launcher struct {
 
 	mu sync.Mutex
 	// Refuse, if set, is what Check returns.
-	refuse error
+	refuse   error
+	refuseVM string // only this one's, if set
 	// mute, if set, is what Attach returns: the copies run, and don't answer.
 	mute error
 	// hold, if set, is waited for by SyncDisks after it has reported half of its progress.
@@ -48,6 +49,16 @@ func (l *Launcher) Refuse(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refuse = err
+}
+
+// RefuseVM makes Check of one VM fail from now on; no name makes it succeed again.
+func (l *Launcher) RefuseVM(vm string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refuse, l.refuseVM = err, vm
+	if vm == "" {
+		l.refuse = nil
+	}
 }
 
 // Mute makes the copies not answer a daemon that finds them again; nil makes them answer.
@@ -74,9 +85,12 @@ func (l *Launcher) Copy(vm string) *Copy {
 }
 
 // Check implements [colo.Launcher].
-func (l *Launcher) Check(context.Context, *colo.Spec) error {
+func (l *Launcher) Check(_ context.Context, s *colo.Spec) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.refuseVM != "" && l.refuseVM != s.Name {
+		return nil
+	}
 	return l.refuse
 }
 

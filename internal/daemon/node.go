@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
@@ -143,6 +146,11 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		end.add(func() error { astop(); <-done; return nil })
 	}
 	nc := c.NodeConfig()
+	memory, err := totalMemory()
+	if err != nil {
+		d.log.Warn("how much memory this host has is not known: VMs are refused for want of it only with limits in the node's file", "node", c.Node, "err", err)
+	}
+	nc.Limits = c.LimitsOf(memory, runtime.NumCPU())
 	nc.Store, nc.HeartbeatKey, nc.Log = store, key, d.log
 	if exe, err := os.Executable(); err == nil {
 		nc.Comparer = []string{exe, "compare"}
@@ -195,6 +203,15 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		end.add(func() error { lstop(); <-done; return nil }) // before the arbiter is closed
 	}
 	return nil
+}
+
+// totalMemory is the host's, in bytes.
+func totalMemory() (int64, error) {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return 0, os.NewSyscallError("sysinfo", err)
+	}
+	return int64(si.Totalram) * int64(si.Unit), nil
 }
 
 // fail ends the daemon with the first of the errors it gets.

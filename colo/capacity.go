@@ -1,0 +1,143 @@
+package colo
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+)
+
+// Limits are what a node gives its VMs' copies together. A zero value is no limit.
+type Limits struct {
+	Memory Size `json:"memory"` // bytes
+	VCPUs  int  `json:"vcpus"`
+}
+
+// Capacity is what a node has for VMs, and what is reserved of it.
+type Capacity struct {
+	Limits   Limits        `json:"limits"`
+	Reserved Limits        `json:"reserved"`
+	VMs      []Reservation `json:"vms"` // sorted by name
+}
+
+// Reservation is what a node keeps for one VM: for a protected one twice its guest's memory, because its secondary holds the guest and COLO's cache of it, and either node may have
+// to be the secondary. What QEMU needs for itself is not in it.
+type Reservation struct {
+	VM     string `json:"vm"`
+	Memory Size   `json:"memory"`
+	VCPUs  int    `json:"vcpus"`
+}
+
+// Errors of a VM that a node can't take.
+var (
+	// ErrNoRoom is returned when a VM would need more than is left of what a node gives its VMs. It comes with a [*NoRoomError] where the figures are known.
+	ErrNoRoom = errors.New("no room on this node")
+	// ErrMACTaken is returned for a VM with a MAC address that another VM of the node has: on one LAN neither would be reached.
+	ErrMACTaken = errors.New("another VM of this node has this MAC address")
+)
+
+// NoRoomError says what a VM needs and what is left.
+type NoRoomError struct {
+	VM, Node, What     string
+	Needs, Has, Limits string // has: reserved for others
+}
+
+func (e *NoRoomError) Error() string {
+	return fmt.Sprintf("%s: %v: it needs %s of %s; of the %s that %s gives its VMs %s are reserved for others (see coloctl node show; limits in the node's file)",
+		e.VM, ErrNoRoom, e.Needs, e.What, e.Limits, e.Node, e.Has)
+}
+
+func (e *NoRoomError) Unwrap() error { return ErrNoRoom }
+
+// reservation is what any node must keep for a VM.
+func (s *Spec) reservation() Reservation {
+	r := Reservation{VM: s.Name, Memory: s.Memory, VCPUs: s.VCPUs}
+	if s.Protection.Level != LevelNone {
+		r.Memory *= 2
+	}
+	return r
+}
+
+// reserves says whether room is kept for the VM here: a copy runs here, or is to run here when it is needed.
+func (m *machine) reserves() bool {
+	rec, _ := m.info()
+	return m.current() != nil || rec.Instance != nil || rec.Want == WantRunning || rec.Want == WantProtected
+}
+
+// Capacity tells what this node has for VMs, and what is reserved of it.
+func (n *Node) Capacity() Capacity {
+	c := Capacity{Limits: n.cfg.Limits, VMs: []Reservation{}}
+	for _, m := range n.all() {
+		if !m.reserves() {
+			continue
+		}
+		_, spec := m.info()
+		r := spec.reservation()
+		c.Reserved.Memory += r.Memory
+		c.Reserved.VCPUs += r.VCPUs
+		c.VMs = append(c.VMs, r)
+	}
+	slices.SortFunc(c.VMs, func(a, b Reservation) int { return strings.Compare(a.VM, b.VM) })
+	return c
+}
+
+// all returns the machines of all VMs.
+func (n *Node) all() []*machine {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]*machine, 0, len(n.machines))
+	for _, m := range n.machines {
+		out = append(out, m)
+	}
+	return out
+}
+
+// admit refuses a VM that there is no room for. One that has its room already is never refused: it must come back after an outage.
+func (n *Node) admit(s *Spec) error {
+	if err := n.macsFree(s); err != nil {
+		return err
+	}
+	c := n.Capacity()
+	if slices.ContainsFunc(c.VMs, func(r Reservation) bool { return r.VM == s.Name }) {
+		return nil
+	}
+	r := s.reservation()
+	if l := c.Limits.Memory; l > 0 && c.Reserved.Memory+r.Memory > l {
+		needs := r.Memory.String()
+		if s.Protection.Level != LevelNone {
+			needs += " (twice its guest's, as a secondary does)"
+		}
+		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "memory", Needs: needs, Has: c.Reserved.Memory.String(), Limits: l.String()}
+	}
+	if l := c.Limits.VCPUs; l > 0 && c.Reserved.VCPUs+r.VCPUs > l {
+		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "virtual CPUs", Needs: fmt.Sprint(r.VCPUs), Has: fmt.Sprint(c.Reserved.VCPUs), Limits: fmt.Sprint(l)}
+	}
+	return nil
+}
+
+// macsFree refuses a VM with an address of another one's.
+func (n *Node) macsFree(s *Spec) error {
+	own := map[string]string{}
+	for _, nic := range s.NICs {
+		if hw, err := net.ParseMAC(nic.MAC); err == nil {
+			own[hw.String()] = nic.Name
+		}
+	}
+	for _, m := range n.all() {
+		if m.name == s.Name {
+			continue
+		}
+		_, spec := m.info()
+		for _, nic := range spec.NICs {
+			hw, err := net.ParseMAC(nic.MAC)
+			if err != nil {
+				continue
+			}
+			if name, taken := own[hw.String()]; taken {
+				return fmt.Errorf("%s: %w: %s of its NIC %s is that of %s's NIC %s on %s", s.Name, ErrMACTaken, hw, name, spec.Name, nic.Name, n.cfg.Name)
+			}
+		}
+	}
+	return nil
+}
