@@ -24,7 +24,8 @@ const (
 // Network is what the guest is told about its network.
 type Network struct {
 	// Addresses with prefix length ("10.77.0.10/24") of eth0, eth1 and so on;
-	// an empty one leaves that interface down.
+	// several of one interface have commas between them, an empty one leaves
+	// that interface down.
 	Addresses []string
 	Gateway   string
 }

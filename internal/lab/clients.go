@@ -88,7 +88,10 @@ func (c *Clients) Abort() {
 
 // Connections returns how many long-lived connections there were and why some of them did not survive. Stop must have been called.
 func (c *Clients) Connections() (total int, broken []error) {
-	all := []interface{ Survived() error }{c.TCP, c.Stream}
+	var all []interface{ Survived() error }
+	if c.TCP != nil {
+		all = append(all, c.TCP, c.Stream)
+	}
 	for _, p := range c.Idle {
 		all = append(all, p)
 	}
@@ -102,7 +105,11 @@ func (c *Clients) Connections() (total int, broken []error) {
 
 // Tracks are what a plot shows.
 func (c *Clients) Tracks() []*Track {
-	return []*Track{&c.HTTP.Track, &c.TCP.Track, &c.Writes.Track, &c.UDP.Track}
+	tracks := []*Track{&c.HTTP.Track, &c.Writes.Track}
+	if c.TCP != nil {
+		tracks = append(tracks, &c.TCP.Track, &c.UDP.Track)
+	}
+	return tracks
 }
 
 // AwaitAnswers returns when the web service and the long-lived connection have both answered something that was asked after since.

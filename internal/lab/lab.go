@@ -47,6 +47,10 @@ type Options struct {
 	HoldDown time.Duration
 	// Dir is the lab's folder, which must not exist or be empty; [Root] is the place for it.
 	Dir string
+	// IPv6 gives the client and the guest addresses of it too, see GuestAddr6.
+	IPv6 bool
+	// Attempts is how many failures to protect a VM the daemons take before a person is needed; their default when 0.
+	Attempts int
 	// SmallState gives the nodes state folders of a few megabytes, which can be filled.
 	SmallState bool
 	// Say, if not nil, is told what is being made.
@@ -106,6 +110,11 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	l.opts.Say("networks of the nodes %v, the client and the arbiter's host", NodeNames)
 	if l.Topology, err = NewTopology(l.opts.Links); err != nil {
 		return err
+	}
+	if l.opts.IPv6 {
+		if err := l.Topology.addIPv6(); err != nil {
+			return err
+		}
 	}
 	for _, name := range NodeNames {
 		if l.sniffers[name], err = l.Topology.Sniff(name, guestMAC); err != nil {
@@ -177,7 +186,7 @@ func (l *Lab) Spec() *colo.Spec {
 		Name: VM, Memory: colo.Size(l.opts.Memory), VCPUs: 1, CPU: "qemu64",
 		Boot: colo.Boot{
 			Kernel: l.opts.Assets.Kernel, Initrd: l.opts.Assets.Initrd,
-			Append: guest.CommandLine(guest.Network{Addresses: []string{netip.PrefixFrom(GuestAddr, 24).String()}}),
+			Append: guest.CommandLine(guest.Network{Addresses: []string{l.guestAddresses()}}),
 		},
 		Disks:      []colo.DiskSpec{{Name: "vda", File: "vda.raw", Format: "raw", Size: colo.Size(l.opts.Disk)}},
 		NICs:       []colo.NICSpec{{Name: "net0", Bridge: NodeBridge, MAC: guestMAC.String()}},
@@ -240,6 +249,17 @@ func (l *Lab) awaitGuest(ctx context.Context) error {
 		}
 	}
 }
+
+// guestAddresses are what the guest gives its interface.
+func (l *Lab) guestAddresses() string {
+	addr := netip.PrefixFrom(GuestAddr, 24).String()
+	if l.opts.IPv6 {
+		addr += "," + netip.PrefixFrom(GuestAddr6, 64).String()
+	}
+	return addr
+}
+
+func guestAddr6(port int) string { return net.JoinHostPort(GuestAddr6.String(), strconv.Itoa(port)) }
 
 func guestAddr(port int) string { return net.JoinHostPort(GuestAddr.String(), strconv.Itoa(port)) }
 

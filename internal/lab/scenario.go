@@ -31,6 +31,9 @@ type Scenario struct {
 	SmallState, Clock bool
 	// Links is how many it needs at least; one when 0.
 	Links int
+	// IPv6 and Attempts are the lab's, see [Options].
+	IPv6     bool
+	Attempts int
 	// Libvirt says that libvirt has to start the QEMUs.
 	Libvirt bool
 	// Steps are done in order. A step that fails ends the run.
@@ -86,6 +89,7 @@ type Run struct {
 	outage      loss                   // one that several steps are about
 	extra       []*Track               // drawn beside the clients' own
 	load        *load                  // nil unless there was one
+	traffic     *traffic               // of a campaign
 }
 
 // loss is one loss and what was measured of it.
@@ -110,6 +114,7 @@ type RunOptions struct {
 func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	o.Lab.Disk, o.Lab.SmallState = s.Disk, s.SmallState
 	o.Lab.Data, o.Lab.Filled, o.Lab.SyncSpeed = s.Data, s.Filled, s.SyncSpeed
+	o.Lab.IPv6, o.Lab.Attempts = s.IPv6, s.Attempts
 	o.Lab.Links = max(o.Lab.Links, s.Links)
 	if s.Libvirt {
 		o.Lab.Launcher = config.LauncherLibvirt
@@ -131,6 +136,9 @@ func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	err = r.steps(ctx, s.Steps(Params{N: max(o.N, 1), For: o.For}))
 	if r.load != nil {
 		r.load.end() // a second time after a good run
+	}
+	if r.traffic != nil {
+		r.traffic.end() // likewise
 	}
 	if r.Clients != nil {
 		r.Clients.Abort() // after a good run they have ended already
@@ -238,7 +246,11 @@ func (r *Run) measureClients() {
 		res.BootIDSame, res.Boots = ptr(n == 1), ptr(n)
 	}
 	total, broken := r.Clients.Connections()
-	res.TCPTotal, res.TCPSurvived = ptr(total), ptr(total-len(broken))
+	survived := total - len(broken)
+	if c := res.Campaign; c != nil {
+		total, survived = c.Connections, c.Survived
+	}
+	res.TCPTotal, res.TCPSurvived = &total, &survived
 }
 
 // measureCheckpoints counts those of all times of protection; of their medians it takes the median, of their 99th percentiles the worst.

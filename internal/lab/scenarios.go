@@ -125,6 +125,14 @@ var Scenarios = []Scenario{
 		Name: "arbiter-forgets", Summary: "the arbiter's data is lost and a person has the record made again; then the primary's QEMU crashes",
 		Steps: once(forgetArbiter, lose(primary, "the primary's QEMU is killed", kill)),
 	},
+	{
+		Name: "kill-campaign", Summary: "one of both QEMUs is killed at a random moment under mixed traffic, IPv6 too, -n times in one life of the guest",
+		Cycles: true, IPv6: true, Attempts: 1000, Checks: []Check{allTalksSurvived}, Steps: killCampaign,
+	},
+	{
+		Name: "kill-comparer", Summary: "the comparer's process is killed at random moments under mixed traffic, -n times, then the primary's QEMU",
+		Cycles: true, IPv6: true, Checks: []Check{allTalksSurvived}, Steps: killComparers,
+	},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

@@ -85,7 +85,7 @@ func (l *Lab) nodeConfig(i int) *config.Config {
 		Node: me, StateDir: "state", RunDir: "run", StorageDir: "disks", HostID: me,
 		QEMU:    config.QEMU{Command: a.QEMU, Img: a.QEMUImg, Accel: a.Accel},
 		Bridges: []string{NodeBridge}, Ports: config.Ports{First: 9000, Last: 9099},
-		Heartbeat: config.Heartbeat{KeyFile: "heartbeat.key"}, Recovery: config.Recovery{HoldDown: colo.Duration(l.opts.HoldDown)},
+		Heartbeat: config.Heartbeat{KeyFile: "heartbeat.key"}, Recovery: config.Recovery{HoldDown: colo.Duration(l.opts.HoldDown), Attempts: l.opts.Attempts},
 		API: config.API{Listen: []string{hostPort(me, apiPort)}}, TLS: config.TLS{Identity: me + ".pem", Trust: pki.TrustFile},
 		Log: config.Log{Level: "debug", Format: "text"},
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	vns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/coloctl/coloctl/internal/netns"
 )
@@ -34,6 +35,10 @@ var (
 	clientAddr = netip.MustParsePrefix("10.77.0.1/24")
 	// GuestAddr is the address that the guest gives itself.
 	GuestAddr = netip.MustParseAddr("10.77.0.10")
+
+	clientAddr6 = netip.MustParsePrefix("fd77::1/64")
+	// GuestAddr6 is the guest's address in scenarios about IPv6.
+	GuestAddr6 = netip.MustParseAddr("fd77::10")
 )
 
 // linkAddr returns the address of node number n (from 0) on replication link i.
@@ -223,6 +228,24 @@ func (h *Host) setAddr(name string, p netip.Prefix) error {
 		return err
 	}
 	return h.do(name, func(l netlink.Link) error { return h.nl.AddrAdd(l, addr) })
+}
+
+// addIPv6 gives the client an address of IPv6, at once: nobody else can have it.
+func (t *Topology) addIPv6() error {
+	err := netns.Do(t.Client.Netns(), func() error {
+		return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", lanBridge, "disable_ipv6"), []byte("0"), 0)
+	})
+	if err != nil {
+		return fmt.Errorf("IPv6 for the client: %w", err)
+	}
+	return t.Client.do(lanBridge, func(l netlink.Link) error {
+		addr, err := netlink.ParseAddr(clientAddr6.String())
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD
+		return t.Client.nl.AddrAdd(l, addr)
+	})
 }
 
 // SetLAN plugs a node's LAN cable in or out.

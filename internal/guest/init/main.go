@@ -137,9 +137,9 @@ func serve(bootID string, counter *service.Counter, raw *service.RawDisk) (int, 
 		}).Handler(),
 	}
 	var lc net.ListenConfig
-	httpL, err1 := lc.Listen(ctx, "tcp4", fmt.Sprintf(":%d", service.PortHTTP))
+	httpL, err1 := lc.Listen(ctx, "tcp", fmt.Sprintf(":%d", service.PortHTTP))
 	ftpL, err2 := lc.Listen(ctx, "tcp4", fmt.Sprintf(":%d", service.PortFTP))
-	echoL, err3 := lc.Listen(ctx, "tcp4", fmt.Sprintf(":%d", service.PortEcho))
+	echoL, err3 := lc.Listen(ctx, "tcp", fmt.Sprintf(":%d", service.PortEcho))
 	udp, err4 := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", service.PortEcho))
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return 0, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // network is what the kernel's command line says of the guest's network.
@@ -62,14 +62,8 @@ func setUpNetwork(n network) error {
 	return nil
 }
 
+// setAddress gives an interface its addresses, which have commas between them.
 func setAddress(name, text string) error {
-	prefix, err := netip.ParsePrefix(text)
-	if err != nil {
-		return err
-	}
-	if !prefix.Addr().Is4() {
-		return errors.New("only IPv4 is compared and so served")
-	}
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
@@ -77,7 +71,18 @@ func setAddress(name, text string) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
-	return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{
-		IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 32),
-	}})
+	for _, one := range strings.Split(text, ",") {
+		prefix, err := netip.ParsePrefix(one)
+		if err != nil {
+			return err
+		}
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}}
+		if prefix.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD // nobody else has it, and the services begin at once
+		}
+		if err := netlink.AddrAdd(link, a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
