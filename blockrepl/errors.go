@@ -18,6 +18,9 @@ var (
 	// ErrMissing: there is no file at this path.
 	ErrMissing = errors.New("image is missing")
 
+	// ErrMediumMissing: there is no read-only image at this path. It is not made.
+	ErrMediumMissing = errors.New("read-only image is missing")
+
 	// ErrExists: an image is to be created where there is one.
 	ErrExists = errors.New("image exists already")
 

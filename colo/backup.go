@@ -78,7 +78,7 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 		}
 	}()
 	targets := map[string]string{}
-	for _, d := range spec.Disks {
+	for _, d := range spec.mirrored() {
 		targets[d.Name] = filepath.Join(o.Dir, d.Name+".qcow2")
 		base := ""
 		if since != "" {
@@ -210,6 +210,9 @@ func (n *Node) Restore(ctx context.Context, o RestoreOptions) (_ *Spec, err erro
 		}
 	}
 	for i, d := range s.Disks {
+		if d.ReadOnly {
+			continue // as it is
+		}
 		s.Disks[i].File = fmt.Sprintf("%s-%s.%s", s.Name, d.Name, d.Format)
 	}
 	if err := s.Validate(); err != nil {
@@ -259,9 +262,9 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 		return err
 	}
 	rec, spec := m.info()
-	i := slices.IndexFunc(spec.Disks, func(d DiskSpec) bool { return d.Name == o.Disk })
-	if i < 0 {
-		return fmt.Errorf("%s has no disk %q", vm, o.Disk)
+	i, err := spec.mirroredDisk(o.Disk)
+	if err != nil {
+		return err
 	}
 	setDefault(&o.Format, blockrepl.QCOW2)
 	switch {

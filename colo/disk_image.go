@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/coloctl/coloctl/blockrepl"
 )
@@ -29,14 +28,26 @@ func (n *Node) Disks(ctx context.Context, vm string) ([]DiskInfo, error) {
 		return nil, err
 	}
 	_, spec := m.info()
-	states := m.status().Disks
+	states := map[string]DiskStatus{}
+	for _, s := range m.status().Disks {
+		states[s.Name] = s
+	}
 	var out []DiskInfo
-	for i, d := range spec.disks(n.cfg.StorageDir) {
-		info := DiskInfo{DiskStatus: states[i], Path: d.Path, Format: d.Format}
+	for _, d := range spec.disks(n.cfg.StorageDir) {
+		info := DiskInfo{DiskStatus: states[d.Name], Path: d.Path, Format: d.Format}
 		got, err := n.images().Inspect(ctx, d)
 		if err == nil && m.current() == nil {
 			err = n.images().Check(ctx, d)
 		}
+		if err != nil {
+			info.Problem = err.Error()
+		}
+		info.Virtual, info.Allocated, info.Device = Size(got.Size), Size(got.Allocated), got.Device
+		out = append(out, info)
+	}
+	for _, d := range spec.media(n.cfg.StorageDir) {
+		info := DiskInfo{DiskStatus: states[d.Name], Path: d.Path, Format: d.Format}
+		got, err := n.images().CheckMedium(ctx, d)
 		if err != nil {
 			info.Problem = err.Error()
 		}
@@ -108,10 +119,11 @@ func (n *Node) Resize(ctx context.Context, vm, disk string, size Size) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(spec.Disks, func(d DiskSpec) bool { return d.Name == disk })
+	i, err := spec.mirroredDisk(disk)
+	if err != nil {
+		return err
+	}
 	switch s := m.State(); {
-	case i < 0:
-		return fmt.Errorf("%s has no disk %q", vm, disk)
 	case size <= spec.Disks[i].Size:
 		return fmt.Errorf("disk %s of %s has %s already, and disks don't shrink", disk, vm, spec.Disks[i].Size)
 	case s != Stopped:
@@ -121,7 +133,7 @@ func (n *Node) Resize(ctx context.Context, vm, disk string, size Size) error {
 	if err := spec.Validate(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(spec.disks(n.cfg.StorageDir)[i].Path); err != nil {
+	if _, err := os.Stat(spec.Disks[i].path(n.cfg.StorageDir)); err != nil {
 		return err
 	}
 	return n.ask(ctx, vm, ReqEdit, &editArgs{spec: spec, tag: tag, grow: true})

@@ -173,8 +173,8 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		return err
 	}
 	rec, spec := m.info()
-	if !slices.ContainsFunc(spec.Disks, func(d DiskSpec) bool { return d.Name == disk }) {
-		return fmt.Errorf("%s has no disk %q", vm, disk)
+	if _, err := spec.mirroredDisk(disk); err != nil {
+		return err
 	}
 	if online {
 		if rec.Disks[disk].Offline == "" {

@@ -224,7 +224,7 @@ func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
 		if v.Disks == nil {
 			v.Disks = map[string]state.Disk{}
 		}
-		for _, d := range spec.Disks {
+		for _, d := range spec.mirrored() {
 			e := v.Disks[d.Name]
 			e.InSync, e.Behind, e.Size = inSync && e.Offline == "", false, int64(d.Size)
 			e.Generation = max(e.Generation, generation)
@@ -236,7 +236,7 @@ func setDisks(spec *Spec, inSync bool, generation uint64) func(*state.VM) {
 // setWritten notes whether a copy of this node's own has written to the disks since they were equal to a primary's.
 func setWritten(spec *Spec, written bool) func(*state.VM) {
 	return func(v *state.VM) {
-		for _, d := range spec.Disks {
+		for _, d := range spec.mirrored() {
 			if e, ok := v.Disks[d.Name]; ok {
 				e.Written = written
 				v.Disks[d.Name] = e
@@ -256,7 +256,7 @@ func aloneIn(rec state.VM, node string) bool {
 // incomplete names the disks here that are known to lack data.
 func incomplete(rec state.VM, spec *Spec) []string {
 	var names []string
-	for _, d := range spec.Disks {
+	for _, d := range spec.mirrored() {
 		if s, ok := rec.Disks[d.Name]; ok && !s.InSync {
 			names = append(names, d.Name)
 		}

@@ -130,6 +130,7 @@ type Node struct {
 	qemu     string // version
 	events   *bus
 	ledger   *ledger
+	media    mediaCache
 	ctx      context.Context
 	stop     context.CancelCauseFunc
 	wg       sync.WaitGroup

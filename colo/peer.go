@@ -60,6 +60,8 @@ type PrepareRequest struct {
 	Plain      bool   `json:"plain,omitempty"`
 	MPTCP      bool   `json:"mptcp,omitempty"`
 	Resync     string `json:"resync,omitempty"` // id of the resync that will write to the standby's disks
+	// Media are the SHA-256 sums of the caller's read-only disks, by name.
+	Media map[string]string `json:"media,omitempty"`
 	// Attempt tells this request from every other one of the caller's; 0 is unknown. A call that is carried out twice does nothing the second time.
 	Attempt int64 `json:"attempt,omitempty"`
 }

@@ -57,11 +57,15 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			Do: func(ctx context.Context) (err error) {
 				begun = time.Now()
 				attempt = begun.UnixNano()
+				media, err := m.n.mediaSums(ctx, spec)
+				if err != nil {
+					return err
+				}
 				if token, err = m.resyncToken(ctx, to.Name); err != nil {
 					return err
 				}
 				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel,
-					Starter: m.n.cfg.startedBy(), Plain: m.n.cfg.Plain, MPTCP: m.n.multipath() == nil, Resync: token, Attempt: attempt})
+					Starter: m.n.cfg.startedBy(), Plain: m.n.cfg.Plain, MPTCP: m.n.multipath() == nil, Resync: token, Media: media, Attempt: attempt})
 				if plain := len(reply.Endpoint.Key) == 0; err == nil && plain != m.n.cfg.Plain {
 					err = &PeerMismatchError{"encryption of replication", encryption(m.n.cfg.Plain), encryption(plain)}
 				}

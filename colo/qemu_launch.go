@@ -192,6 +192,11 @@ func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 			errs = append(errs, err)
 		}
 	}
+	for _, d := range s.media(l.cfg.StorageDir) {
+		if _, err := l.images.CheckMedium(ctx, d); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for _, f := range []string{s.Boot.Kernel, s.Boot.Initrd} {
 		if f == "" {
 			continue
@@ -309,6 +314,7 @@ func (l *qemuLauncher) colo(r LaunchRequest) []string {
 		argv = append(argv, blockrepl.PrimaryArgs(disks)...)
 	}
 	argv = append(argv, blockrepl.DeviceArgs(disks)...)
+	argv = append(argv, blockrepl.MediaArgs(r.Spec.media(l.cfg.StorageDir))...)
 	return append(argv, netcompare.Args(nics)...)
 }
 

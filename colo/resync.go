@@ -93,7 +93,7 @@ func chooseSync(rec state.VM, spec *Spec, covered bool, peer string, reply Prepa
 		return syncWay{mode: blockrepl.Bitmap, why: "the last resync was interrupted, and what it did not make durable is on record"}
 	case r != nil && r.Peer == peer && r.ID != "" && reply.Resync == r.ID && r.Mode == string(blockrepl.Checksum) && len(r.Compared) > 0:
 		var done, all int64
-		for _, d := range spec.Disks {
+		for _, d := range spec.mirrored() {
 			done, all = done+min(r.Compared[d.Name], int64(d.Size)), all+int64(d.Size)
 		}
 		return syncWay{mode: blockrepl.Checksum, from: maps.Clone(r.Compared), why: fmt.Sprintf("goes on at %d%% of the comparison that was interrupted", done*100/max(all, 1))}

@@ -120,7 +120,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			if err != nil && !errors.Is(err, ErrImageMissing) {
 				return err
 			}
-			return nil
+			return m.n.compareMedia(ctx, a.Spec, a.Media)
 		}},
 		{Name: "mark the disks incomplete", Do: func(ctx context.Context) error {
 			rec, _ := m.info()
@@ -140,7 +140,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 		{Name: "make missing images", Do: func(ctx context.Context) error {
 			made, err := m.n.launcher.CreateImages(ctx, a.Spec)
 			if len(made) > 0 {
-				a.reply.SyncedAt, a.reply.Resync, a.reply.New = 0, "", len(made) == len(a.Spec.Disks)
+				a.reply.SyncedAt, a.reply.Resync, a.reply.New = 0, "", len(made) == len(a.Spec.mirrored())
 			}
 			return err
 		}},
@@ -164,7 +164,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 // syncedAt is the generation at which all disks here were last equal to the primary's and since which only COLO wrote to them.
 func syncedAt(rec state.VM, spec *Spec) uint64 {
 	var gen uint64
-	for i, d := range spec.Disks {
+	for i, d := range spec.mirrored() {
 		s, ok := rec.Disks[d.Name]
 		if !ok || !s.InSync || s.Written || s.Size != int64(d.Size) || (i > 0 && s.Generation != gen) {
 			return 0

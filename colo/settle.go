@@ -57,7 +57,7 @@ func (m *machine) settled(ctx context.Context) bool {
 // asTheyAre makes a node's disks the only current ones, and takes those that are out of service back.
 func asTheyAre(spec *Spec, node string, generation uint64) func(*state.VM) {
 	return func(v *state.VM) {
-		for _, d := range spec.Disks {
+		for _, d := range spec.mirrored() {
 			setOffline(d.Name, "")(v)
 		}
 		setRecord(generation, []string{node})(v)

@@ -36,13 +36,25 @@ type Boot struct {
 	Append string `yaml:"append,omitempty" json:"append,omitempty"`
 }
 
-// DiskSpec is one mirrored disk. A relative File lies in the node's storage folder.
+// DiskSpec is one disk. It is mirrored, unless it is read-only. A relative File lies in the node's storage folder.
 type DiskSpec struct {
 	Name   string `yaml:"name" json:"name"`
 	File   string `yaml:"file" json:"file"`
 	Format string `yaml:"format,omitempty" json:"format"` // raw (default) or qcow2
-	Size   Size   `yaml:"size" json:"size"`
+	Size   Size   `yaml:"size,omitempty" json:"size"`     // missing for a read-only one: it is what the image has
+	// ReadOnly is an image that the guest can't write. It is there on both nodes, with the same content, and never copied.
+	ReadOnly bool   `yaml:"read-only,omitempty" json:"read_only,omitempty"`
+	Media    string `yaml:"media,omitempty" json:"media,omitempty"` // disk (default), or cdrom, which is read-only
 }
+
+// Media of a disk.
+const (
+	MediaDisk  = "disk"
+	MediaCDROM = "cdrom"
+)
+
+// maxCDROMs is how many drives the machine's IDE controller takes.
+const maxCDROMs = 4
 
 // NICSpec is one network card on a bridge of the node.
 type NICSpec struct {
@@ -122,6 +134,9 @@ func (s *Spec) setDefaults() {
 		if s.Disks[i].Format == "" {
 			s.Disks[i].Format = "raw"
 		}
+		if s.Disks[i].Media == MediaCDROM {
+			s.Disks[i].ReadOnly = true
+		}
 	}
 	for i := range s.NICs {
 		if s.NICs[i].Model == "" {
@@ -199,6 +214,10 @@ func (s *Spec) validateDisks(bad func(string, string, ...any)) {
 	if len(s.Disks) == 0 {
 		bad("disks", "missing: a VM needs at least one disk")
 	}
+	if len(s.Disks) > 0 && len(s.mirrored()) == 0 {
+		bad("disks", "a VM needs at least one disk that is not read-only")
+	}
+	cdroms := 0
 	seen, files := map[string]bool{}, map[string]bool{}
 	for i, d := range s.Disks {
 		at := fmt.Sprintf("disks[%d]", i)
@@ -216,6 +235,21 @@ func (s *Spec) validateDisks(bad func(string, string, ...any)) {
 		files[d.File] = true
 		if d.Format != "raw" && d.Format != "qcow2" {
 			bad(at+".format", "%q: expected raw or qcow2", d.Format)
+		}
+		if d.Media == MediaCDROM {
+			cdroms++
+		}
+		switch {
+		case d.Media != "" && d.Media != MediaDisk && d.Media != MediaCDROM:
+			bad(at+".media", "%q: expected %s or %s", d.Media, MediaDisk, MediaCDROM)
+		case cdroms > maxCDROMs:
+			bad(at+".media", "more than %d CD-ROMs", maxCDROMs)
+		}
+		if d.ReadOnly {
+			if d.Size != 0 {
+				bad(at+".size", "%s: leave it out, a read-only disk is as large as its image", d.Size)
+			}
+			continue
 		}
 		if d.Size < 1<<20 || d.Size%512 != 0 {
 			bad(at+".size", "%s: expected at least 1MiB and a multiple of 512 bytes", d.Size)
@@ -253,15 +287,47 @@ func (s *Spec) validateNICs(bad func(string, string, ...any)) {
 	}
 }
 
-// disks returns the spec's disks as blockrepl sees them on a node whose storage folder is dir.
+// mirrored are the disks with a half on each node.
+func (s *Spec) mirrored() []DiskSpec {
+	return slices.DeleteFunc(slices.Clone(s.Disks), func(d DiskSpec) bool { return d.ReadOnly })
+}
+
+// mirroredDisk returns a mirrored disk's place in Disks.
+func (s *Spec) mirroredDisk(name string) (int, error) {
+	i := slices.IndexFunc(s.Disks, func(d DiskSpec) bool { return d.Name == name })
+	switch {
+	case i < 0:
+		return i, fmt.Errorf("%s has no disk %q", s.Name, name)
+	case s.Disks[i].ReadOnly:
+		return i, fmt.Errorf("disk %s of %s is read-only: it has no halves that could differ", name, s.Name)
+	}
+	return i, nil
+}
+
+// path is where the disk's image is on a node whose storage folder is dir.
+func (d DiskSpec) path(dir string) string {
+	if filepath.IsAbs(d.File) {
+		return d.File
+	}
+	return filepath.Join(dir, d.File)
+}
+
+// disks returns the spec's mirrored disks as blockrepl sees them on a node whose storage folder is dir.
 func (s *Spec) disks(dir string) []blockrepl.Disk {
-	out := make([]blockrepl.Disk, len(s.Disks))
-	for i, d := range s.Disks {
-		file := d.File
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(dir, file)
+	var out []blockrepl.Disk
+	for _, d := range s.mirrored() {
+		out = append(out, blockrepl.Disk{Name: d.Name, Path: d.path(dir), Format: d.Format, Size: int64(d.Size)})
+	}
+	return out
+}
+
+// media returns the spec's read-only disks.
+func (s *Spec) media(dir string) []blockrepl.Medium {
+	var out []blockrepl.Medium
+	for _, d := range s.Disks {
+		if d.ReadOnly {
+			out = append(out, blockrepl.Medium{Name: d.Name, Path: d.path(dir), Format: d.Format, CDROM: d.Media == MediaCDROM})
 		}
-		out[i] = blockrepl.Disk{Name: d.Name, Path: file, Format: d.Format, Size: int64(d.Size)}
 	}
 	return out
 }

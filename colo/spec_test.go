@@ -3,8 +3,11 @@ package colo
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/coloctl/coloctl/blockrepl"
 )
 
 const goodSpec = `name: web
@@ -89,6 +92,34 @@ func TestParseSpecErrors(t *testing.T) {
 				t.Errorf("more than one line for one mistake: %s", err)
 			}
 		})
+	}
+}
+
+func TestReadOnlyDisks(t *testing.T) {
+	const vm = "name: web\nmemory: 64MiB\ndisks:\n"
+	s, err := ParseSpec([]byte(vm+"- {name: vda, file: a.raw, size: 1GiB}\n- {name: cd, file: a.iso, media: cdrom}\n- {name: data, file: /d.qcow2, format: qcow2, read-only: true, media: disk}\n"), "web.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.mirrored()) != 1 || !s.Disks[1].ReadOnly || len(s.disks("/s")) != 1 {
+		t.Errorf("%+v", s.Disks)
+	}
+	want := []blockrepl.Medium{{Name: "cd", Path: "/s/a.iso", Format: "raw", CDROM: true}, {Name: "data", Path: "/d.qcow2", Format: "qcow2"}}
+	if got := s.media("/s"); !slices.Equal(got, want) {
+		t.Errorf("%+v", got)
+	}
+	for disks, want := range map[string]string{
+		"- {name: cd, file: a.iso, media: cdrom}\n":                                                    "disks: a VM needs at least one disk that is not read-only",
+		"- {name: vda, file: a, size: 1GiB}\n- {name: cd, file: a.iso, media: tape}\n":                 "web.yaml:5:",
+		"- {name: vda, file: a, size: 1GiB}\n- {name: cd, file: a.iso, read-only: true, size: 1GiB}\n": "disks[1].size: 1GiB: leave it out",
+		"- {name: vda, file: a, size: 1GiB}\n- {name: cd, file: a.iso}\n":                              "disks[1].size: 0: expected at least 1MiB",
+		"- {name: vda, file: a, size: 1GiB}\n- {name: vda, file: b, media: cdrom}\n":                   "disks[1].name: \"vda\" is used twice",
+		"- {name: vda, file: a, size: 1GiB}\n- {name: c, file: a, media: cdrom}\n":                     "disks[1].file: \"a\" belongs to another disk already",
+		"- {name: vda, file: a, size: 1GiB}\n" + strings.Join([]string{"- {name: c1, file: 1, media: cdrom}", "- {name: c2, file: 2, media: cdrom}", "- {name: c3, file: 3, media: cdrom}", "- {name: c4, file: 4, media: cdrom}", "- {name: c5, file: 5, media: cdrom}\n"}, "\n"): "disks[5].media: more than 4 CD-ROMs",
+	} {
+		if _, err := ParseSpec([]byte(vm+disks), "web.yaml"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", disks, err, want)
+		}
 	}
 }
 

@@ -164,11 +164,17 @@ func (l *qemuLauncher) checkReach(s *Spec, uid, gid int) error {
 		folders[filepath.Dir(d.Path)] = true
 	}
 	var errs []error
+	for _, d := range s.media(l.cfg.StorageDir) { // which stay their owner's
+		folders[filepath.Dir(d.Path)] = true
+		if err := reachable(d.Path, uid, gid, 4, "read", "o+r"); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	seen := map[string]bool{}
 	for f := range folders {
 		for ; !seen[f]; f = filepath.Dir(f) {
 			seen[f] = true
-			if err := enterable(f, uid, gid); err != nil {
+			if err := reachable(f, uid, gid, 1, "enter", "o+x"); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -176,8 +182,9 @@ func (l *qemuLauncher) checkReach(s *Spec, uid, gid int) error {
 	return errors.Join(errs...)
 }
 
-func enterable(dir string, uid, gid int) error {
-	st, err := os.Stat(dir)
+// reachable finds out whether a user has the permission bit may on a path.
+func reachable(path string, uid, gid int, may os.FileMode, verb, chmod string) error {
+	st, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // made when it is needed, or reported as a missing image's
 	}
@@ -194,8 +201,8 @@ func enterable(dir string, uid, gid int) error {
 	case group == gid:
 		mode >>= 3
 	}
-	if mode&1 == 0 {
-		return fmt.Errorf("QEMU runs as user %s, who may not enter %s (mode %04o): chmod o+x %s, or keep images elsewhere", strconv.Itoa(uid), dir, st.Mode().Perm(), dir)
+	if mode&may == 0 {
+		return fmt.Errorf("QEMU runs as user %s, who may not %s %s (mode %04o): chmod %s %s, or keep images elsewhere", strconv.Itoa(uid), verb, path, st.Mode().Perm(), chmod, path)
 	}
 	return nil
 }

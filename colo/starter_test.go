@@ -45,13 +45,13 @@ func TestReach(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := enterable(open, 64055, 64055); err != nil {
+	if err := reachable(open, 64055, 64055, 1, "enter", "o+x"); err != nil {
 		t.Error(err)
 	}
-	if err := enterable(shut, 64055, 64055); err == nil || !strings.Contains(err.Error(), "chmod o+x "+shut) {
+	if err := reachable(shut, 64055, 64055, 1, "enter", "o+x"); err == nil || !strings.Contains(err.Error(), "chmod o+x "+shut) {
 		t.Errorf("a closed folder: %v", err)
 	}
-	if err := enterable(shut, os.Geteuid(), os.Getegid()); err != nil {
+	if err := reachable(shut, os.Geteuid(), os.Getegid(), 1, "enter", "o+x"); err != nil {
 		t.Errorf("its owner: %v", err)
 	}
 	l := &qemuLauncher{cfg: NodeConfig{RunDir: shut, StorageDir: open}}

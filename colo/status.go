@@ -51,6 +51,10 @@ type DiskStatus struct {
 	InSync     bool   `json:"in_sync"`           // it holds all that is current
 	Generation uint64 `json:"generation"`        // the last one in which it was current
 	Offline    string `json:"offline,omitempty"` // why it is out of service
+	// ReadOnly is an image that is not mirrored; InSync then says that it is there, and Size is its file's.
+	ReadOnly bool `json:"read_only,omitempty"`
+	// SHA256 is a read-only image's content as it was last compared; empty if it was not since the daemon has begun, or the file has changed.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // Status tells how a VM stands here. It asks the arbiter when the VM is protected, so that the verdict is true now.
@@ -67,6 +71,8 @@ func (n *Node) Status(ctx context.Context, vm string) (Status, error) {
 
 func (m *machine) status() Status {
 	alive := m.n.PeerAlive()
+	_, spec := m.info()
+	media := m.n.mediaStatus(spec) // without the lock: a file system that hangs must not hold the engine up
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{
@@ -78,9 +84,13 @@ func (m *machine) status() Status {
 		s.PID, s.Checkpoints = m.copy.PID(), m.copy.Stats()
 	}
 	for _, d := range m.spec.Disks {
+		if d.ReadOnly {
+			s.Disks = append(s.Disks, media[d.Name])
+			continue
+		}
 		have := m.rec.Disks[d.Name]
 		whole := have.InSync && slices.Contains(m.rec.Members, m.n.cfg.Name)
-		s.Disks = append(s.Disks, DiskStatus{d.Name, d.Size, whole, have.Generation, have.Offline})
+		s.Disks = append(s.Disks, DiskStatus{Name: d.Name, Size: d.Size, InSync: whole, Generation: have.Generation, Offline: have.Offline})
 	}
 	return s
 }

@@ -104,7 +104,7 @@ func (v *verification) run(ctx context.Context) (err error) {
 	v.here = here
 	_, spec := v.m.info()
 	next := time.Now()
-	for _, d := range spec.Disks {
+	for _, d := range spec.mirrored() {
 		for at := int64(0); at < int64(d.Size); at += verifyWindow {
 			length := min(verifyWindow, int64(d.Size)-at)
 			if v.o.Limit > 0 {

@@ -65,6 +65,8 @@ func diskList(cc *cli.Context, s *site) error {
 	for _, d := range list {
 		state := "stale"
 		switch {
+		case d.ReadOnly:
+			state = mediumCell(d.DiskStatus)
 		case d.Offline != "":
 			state = "offline: " + d.Offline
 		case d.InSync:

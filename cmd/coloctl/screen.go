@@ -198,12 +198,25 @@ func diskCell(s *colo.Status, name string, newest uint64) string {
 	}
 	d := s.Disks[i]
 	switch {
+	case d.ReadOnly:
+		return d.Size.String() + ", " + mediumCell(d)
 	case both.RunsAsPrimary(s.State), d.InSync && s.State != colo.Outdated && s.State != colo.Standby && s.Generation == newest:
 		return fmt.Sprintf("%s, current", d.Size)
 	case d.Generation == 0:
 		return fmt.Sprintf("%s, never equal", d.Size)
 	}
 	return fmt.Sprintf("%s, stale, of generation %d", d.Size, d.Generation)
+}
+
+// mediumCell is a read-only disk on one node.
+func mediumCell(d colo.DiskStatus) string {
+	switch {
+	case !d.InSync:
+		return "read-only, missing"
+	case d.SHA256 != "":
+		return "read-only, sha256 " + d.SHA256[:12]
+	}
+	return "read-only"
 }
 
 // nicCell is one half of a NIC. What a NIC does follows from the state: see the package netcompare.

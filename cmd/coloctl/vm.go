@@ -125,6 +125,9 @@ func vmCreate(cc *cli.Context, s *site) error {
 func createSteps(spec *colo.Spec) []string {
 	var out []string
 	for _, d := range spec.Disks {
+		if d.ReadOnly {
+			continue
+		}
 		out = append(out, fmt.Sprintf("make the image %s (%s, %s) unless it is there", d.File, d.Format, d.Size))
 	}
 	return append(out, "store the VM")

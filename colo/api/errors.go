@@ -101,6 +101,7 @@ var sentinels = []struct {
 	{"arbiter_has_record", colo.ErrHasRecord, http.StatusConflict, ExitRefused, false},
 	{"other_arbiter", colo.ErrOtherArbiter, http.StatusConflict, ExitNoArbiter, false},
 	{"image_missing", colo.ErrImageMissing, http.StatusConflict, ExitRefused, false},
+	{"image_read_only_missing", blockrepl.ErrMediumMissing, http.StatusConflict, ExitRefused, false},
 	{"image_exists", blockrepl.ErrExists, http.StatusConflict, ExitRefused, false},
 	{"no_record_of_writes", blockrepl.ErrNoBitmap, http.StatusConflict, ExitRefused, false},
 	{"invalid_disk", blockrepl.ErrInvalidDisk, http.StatusUnprocessableEntity, ExitUsage, false},

@@ -404,6 +404,9 @@ func (u *run) preview(ctx context.Context, a action, later bool) ([]PlanReport, 
 	case actCreate:
 		steps := []string{}
 		for _, d := range t.Want.Disks {
+			if d.ReadOnly {
+				continue
+			}
 			steps = append(steps, fmt.Sprintf("make the image %s (%s, %s) unless it is there", d.File, d.Format, d.Size))
 		}
 		return []PlanReport{{string(a), u.last.target.Name, append(steps, "store the VM")}}, nil

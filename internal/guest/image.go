@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cavaliergopher/cpio"
 )
@@ -22,9 +23,10 @@ var needed = []string{"virtio_pci", "virtio_blk", "virtio_net", "ext4", "button"
 
 // ImageOptions say what goes into an image and where it is kept.
 type ImageOptions struct {
-	InitBinary string // the static program that becomes /init: see Init
-	ModulesDir string // the kernel's modules: …/lib/modules/RELEASE
-	CacheDir   string // is created if missing
+	InitBinary string   // the static program that becomes /init: see Init
+	ModulesDir string   // the kernel's modules: …/lib/modules/RELEASE
+	CacheDir   string   // is created if missing
+	Modules    []string // of the kernel, besides those that every guest needs
 }
 
 // Image returns the path of an initramfs for these options and builds it if
@@ -38,7 +40,7 @@ func Image(ctx context.Context, o ImageOptions) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("modules of the guest's kernel: %w", err)
 	}
-	modules, err := set.resolve(needed...)
+	modules, err := set.resolve(slices.Concat(needed, o.Modules)...)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", o.ModulesDir, err)
 	}

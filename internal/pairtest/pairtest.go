@@ -41,6 +41,10 @@ type Options struct {
 	Tools qemutest.Tools // those of the environment when zero
 	// Initrd is the guest's; made when empty.
 	Initrd string
+	// Modules are of the guest's kernel, besides those that every guest needs.
+	Modules []string
+	// Disks are besides vda. Read-only images have to be in DIR/n1.
+	Disks []colo.DiskSpec
 	// Configure, if set, changes a node's configuration before the node is opened, each time.
 	Configure func(c *colo.NodeConfig)
 }
@@ -60,14 +64,14 @@ type Pair struct {
 }
 
 // Initrd makes the guest's image.
-func Initrd(t testing.TB, modules string) string {
+func Initrd(t testing.TB, modules string, more ...string) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	must(t, err)
 	cache = filepath.Join(cache, "coloctl")
 	program, err := guest.Init(t.Context(), cache)
 	must(t, err)
-	image, err := guest.Image(t.Context(), guest.ImageOptions{InitBinary: program, ModulesDir: modules, CacheDir: cache})
+	image, err := guest.Image(t.Context(), guest.ImageOptions{InitBinary: program, ModulesDir: modules, CacheDir: cache, Modules: more})
 	must(t, err)
 	return image
 }
@@ -90,7 +94,7 @@ func New(t *testing.T, o Options) *Pair {
 	t.Cleanup(func() { _ = p.Top.Close() })
 	initrd := o.Initrd
 	if initrd == "" {
-		initrd = Initrd(t, o.Tools.Modules)
+		initrd = Initrd(t, o.Tools.Modules, o.Modules...)
 	}
 	for _, name := range lab.NodeNames {
 		must(t, os.MkdirAll(filepath.Join(p.Dir, name), 0o755)) // p.Dir says who may enter
@@ -102,7 +106,7 @@ func New(t *testing.T, o Options) *Pair {
 	must(t, p.Nodes["n1"].Create(t.Context(), &colo.Spec{
 		Name: VM, Memory: 256 << 20, CPU: "qemu64",
 		Boot:  colo.Boot{Kernel: o.Tools.Kernel, Initrd: initrd, Append: guest.CommandLine(guest.Network{Addresses: []string{lab.GuestAddr.String() + "/24"}})},
-		Disks: []colo.DiskSpec{{Name: "vda", File: "web.raw", Size: diskSize}},
+		Disks: append([]colo.DiskSpec{{Name: "vda", File: "web.raw", Size: diskSize}}, o.Disks...),
 		NICs:  []colo.NICSpec{{Name: "net0", Bridge: lab.NodeBridge, MAC: "52:54:00:12:34:56"}},
 	}))
 	p.HTTP = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,

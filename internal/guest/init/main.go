@@ -95,7 +95,7 @@ func run() (int, error) {
 		return 0, err
 	}
 	raw, err := service.OpenRawDisk("/dev/vdb")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) && !errors.Is(err, unix.EROFS) { // a read-only one is not written to
 		return 0, err
 	}
 	return serve(strings.TrimSpace(string(bootID)), counter, raw)
@@ -132,6 +132,7 @@ func serve(bootID string, counter *service.Counter, raw *service.RawDisk) (int, 
 			Started:  time.Now(),
 			Counter:  counter,
 			Raw:      raw,
+			Devices:  "/dev",
 			Reboot:   ask(unix.LINUX_REBOOT_CMD_RESTART),
 			PowerOff: ask(unix.LINUX_REBOOT_CMD_POWER_OFF),
 		}).Handler(),

@@ -32,6 +32,7 @@ const MaxCPU = 60 * time.Second
 //	GET  /time                    the guest's clock, RFC 3339
 //	POST /raw?offset=N&size=N&seed=N  writes a blob to the second disk and flushes it
 //	POST /flush?size=N&times=N&seed=N  the same with each of so many small ones: FlushTimes
+//	GET  /device?name=NAME        SHA-256 of all that a block device holds, in hexadecimal digits
 //	POST /reboot, POST /poweroff  answers, then acts
 type HTTP struct {
 	BootID  string
@@ -40,6 +41,8 @@ type HTTP struct {
 	Counter *Counter
 	// Raw is nil in a guest without a second disk: /raw and /flush then answer 503.
 	Raw *RawDisk
+	// Devices is the folder of block devices; empty: /device answers 503.
+	Devices string
 	// Reboot and PowerOff are called after the answer was sent. Nil: 501.
 	Reboot, PowerOff func()
 }
@@ -56,6 +59,7 @@ func (s *HTTP) Handler() http.Handler {
 	mux.HandleFunc("GET /time", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, time.Now().UTC().Format(time.RFC3339Nano))
 	})
+	mux.HandleFunc("GET /device", s.device)
 	mux.HandleFunc("POST /raw", s.raw)
 	mux.HandleFunc("POST /flush", s.flush)
 	mux.HandleFunc("POST /reboot", power(s.Reboot))
