@@ -141,6 +141,7 @@ type View struct {
 	Off      bool     // the guest has switched itself off
 	Cut      bool     // a tap is not in its bridge
 	Gone     []string // disks whose half on this node was taken out of a primary in COLO
+	PeerBad  string   // a write to the peer's half failed while nobody listened: which
 }
 
 // LaunchRequest says which copy to start.

@@ -39,6 +39,7 @@ func TestMedia(t *testing.T) {
 		{Name: "cd", File: "cd.iso", Media: colo.MediaCDROM},
 		{Name: "tools", File: "tools.raw", ReadOnly: true},
 	}})
+	must(t, p.Nodes["n1"].Start(t.Context(), pairtest.VM))
 	p.Boot()
 	protect := func() error { return p.Nodes["n1"].Protect(t.Context(), pairtest.VM, colo.ProtectOptions{}) }
 	if err := protect(); !errors.Is(err, blockrepl.ErrMediumMissing) || !strings.Contains(err.Error(), "cd.iso") {

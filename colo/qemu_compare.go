@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
 	"github.com/coloctl/coloctl/netcompare/compare"
 	"github.com/coloctl/coloctl/netcompare/comparer"
@@ -84,6 +86,39 @@ func (c *qemuCopy) adoptComparer() {
 	if k := c.l.keeper(c.spec.Name); len(k.Command) > 0 && k.Adopt() {
 		c.keeper.Store(k)
 	}
+}
+
+// missed finds out which writes to halves of disks failed while no daemon ran: QEMU has told its comparer, which outlives the daemon. A half of this
+// node's is taken out of the guest's way at once; one of the peer's is returned. A VM without a comparer of streams has nobody who would know.
+func (c *qemuCopy) missed(ctx context.Context) (peer string) {
+	k := c.keeper.Load()
+	if k == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, comparerTimeout)
+	defer cancel()
+	client := k.Client()
+	defer client.Close()
+	s, err := client.Status(ctx)
+	if err != nil {
+		c.log.Warn("whether a disk has failed meanwhile is not known: verify them", "err", err)
+		return ""
+	}
+	for _, node := range s.FailedWrites {
+		if slices.Contains(blockrepl.YankNodes(c.disks), node) {
+			peer = node
+			continue
+		}
+		for _, d := range c.disks {
+			if !slices.Contains(blockrepl.LocalNodes(d), node) {
+				continue
+			}
+			if err := blockrepl.DropLocal(ctx, c.main, d); err != nil {
+				c.log.Error("a disk that has failed could not be taken out of the guest's way", "disk", d.Name, "err", err)
+			}
+		}
+	}
+	return peer
 }
 
 // stopComparer ends it. From then on the guest's packets are dropped until the filters are gone.

@@ -471,6 +471,10 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if v.Mode != "none" {
 		c.inColo.Store(true)
 	}
+	if v.Mode == "primary" {
+		c.adoptComparer()
+		v.PeerBad = c.missed(ctx)
+	}
 	if v.Gone, err = blockrepl.LocalGone(ctx, c.main, c.disks); err != nil {
 		c.Disconnect()
 		return nil, View{}, err
@@ -484,9 +488,6 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	c.halves.lose(v.Gone...)
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
-	if v.Mode == "primary" {
-		c.adoptComparer()
-	}
 	return c, v, nil
 }
 

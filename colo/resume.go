@@ -182,6 +182,9 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 			m.post(message{kind: DiskFailed, text: "its half of " + strings.Join(view.Gone, ", ") + " is out of service", copy: c})
 		}
 		m.guard(ctx)
+		if view.PeerBad != "" {
+			m.post(message{kind: ChannelLost, text: "writing to the peer's disk failed on " + view.PeerBad + " before the node was restarted", copy: c})
+		}
 		m.n.wg.Go(func() { m.checkReplication(ctx, c) })
 	case view.Mode == "secondary":
 		goOn(Secondary, "", "the node was restarted")

@@ -37,6 +37,9 @@ type Status struct {
 	Settings Settings      `json:"settings"`     // in force
 	Turns    uint64        `json:"turns"`        // of the loop
 	Peak     int64         `json:"resident_max"` // bytes of memory of the process at its peak
+	// FailedWrites are the block nodes on which QEMU has reported a write that failed since COLO began. QEMU says so once, to who listens: this
+	// process does also while no daemon runs.
+	FailedWrites []string `json:"failed_writes,omitempty"`
 }
 
 // pauses are the last checkpoints' durations.
@@ -63,7 +66,7 @@ func (p *pauses) quantile(q float64) time.Duration {
 // status must be called in the loop.
 func (l *loop) status() Status {
 	s := Status{PID: os.Getpid(), VM: l.cfg.VM, InColo: l.inColo, Held: l.holdWhy, Live: l.eng.Live(), Engine: l.eng.Stats(), Memory: l.pool.Used(),
-		PauseP50: l.pauses.quantile(0.5), PauseP99: l.pauses.quantile(0.99), Settings: l.cfg.Settings, Turns: l.turns}
+		PauseP50: l.pauses.quantile(0.5), PauseP99: l.pauses.quantile(0.99), Settings: l.cfg.Settings, Turns: l.turns, FailedWrites: slices.Clone(l.failed)}
 	for _, o := range l.out {
 		s.OutLost += o.dropped
 	}

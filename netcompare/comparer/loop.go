@@ -43,6 +43,8 @@ type loop struct {
 
 	inColo   bool
 	paused   bool      // somebody has stopped the guest: it is no checkpoint
+	began    timestamp // COLO, by QEMU's clock
+	failed   []string  // see Status.FailedWrites
 	statusID string    // of the question after the last STOP
 	running  bool      // the guest
 	askedAt  time.Time // last request that no engine has made
@@ -330,9 +332,14 @@ func (l *loop) heed(m *message) {
 	case m.Event == "MIGRATION":
 		switch m.Data.Status {
 		case "colo":
-			l.inColo = true
+			l.inColo, l.began = true, m.Timestamp
 		case "failed", "completed", "cancelled":
 			l.hold("the migration is " + m.Data.Status)
+		}
+	case m.Event == "QUORUM_REPORT_BAD":
+		// Held back for up to a second by QEMU, so it may be of before.
+		if l.inColo && m.Data.Type != "read" && !m.Timestamp.before(l.began) && !slices.Contains(l.failed, m.Data.NodeName) {
+			l.failed = append(l.failed, m.Data.NodeName)
 		}
 	case m.Event == "COLO_EXIT":
 		l.hold("QEMU has left COLO: " + m.Data.Reason)

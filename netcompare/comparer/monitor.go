@@ -24,17 +24,30 @@ type monitor struct {
 type message struct {
 	Event string `json:"event"`
 	Data  struct {
-		Status string `json:"status"`
-		Mode   string `json:"mode"`
-		Reason string `json:"reason"`
+		Status   string `json:"status"`
+		Mode     string `json:"mode"`
+		Reason   string `json:"reason"`
+		NodeName string `json:"node-name"`
+		Type     string `json:"type"`
 	} `json:"data"`
-	ID     string          `json:"id"`
-	Return json.RawMessage `json:"return"`
-	Error  *struct {
+	Timestamp timestamp       `json:"timestamp"`
+	ID        string          `json:"id"`
+	Return    json.RawMessage `json:"return"`
+	Error     *struct {
 		Class string `json:"class"`
 		Desc  string `json:"desc"`
 	} `json:"error"`
 	QMP json.RawMessage `json:"QMP"`
+}
+
+// timestamp is QEMU's of an event.
+type timestamp struct {
+	Seconds int64 `json:"seconds"`
+	Micros  int64 `json:"microseconds"`
+}
+
+func (t timestamp) before(o timestamp) bool {
+	return t.Seconds < o.Seconds || t.Seconds == o.Seconds && t.Micros < o.Micros
 }
 
 func (m *message) err() error {
