@@ -83,9 +83,10 @@ var (
 // coldTable decides by generations who starts a VM after an outage. The first row that holds counts. The claim that follows a start asks the
 // arbiter once more, atomically: this table only saves it from being asked in vain, and says why nothing happens.
 var coldTable = []coldRow{
-	{"the peer runs the VM", func(f coldFacts) bool {
-		return f.heard && f.there.Running && f.there.State != Standby && f.there.State != Secondary
-	},
+	{"the peer's copy is a secondary that has not noticed the end of the primary yet", func(f coldFacts) bool {
+		return f.heard && f.there.Running && f.there.State == Secondary
+	}, coldWait, say("the copy on %s lives, and is about to go on", thePeer)},
+	{"the peer runs the VM", func(f coldFacts) bool { return f.heard && f.there.Running && f.there.State != Standby },
 		coldWait, say("it runs on %s, which takes this node back as its standby", thePeer)},
 	{"its owner has stopped it on the peer", func(f coldFacts) bool {
 		return f.heard && f.there.Want == WantStopped && f.there.Generation >= f.rec.Generation

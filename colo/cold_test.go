@@ -23,7 +23,7 @@ func TestColdStart(t *testing.T) {
 	there := func(s State, gen uint64, members []string) func(*coldFacts) {
 		return func(f *coldFacts) {
 			f.heard, f.peerHas = true, true
-			f.there = PeerVM{State: s, Generation: gen, Members: members, Running: s == Solo || s == Protected || s == Standby}
+			f.there = PeerVM{State: s, Generation: gen, Members: members, Running: s == Solo || s == Protected || s == Standby || s == Secondary}
 		}
 	}
 	unwanted := func(f *coldFacts) { f.there.Want = WantStopped }
@@ -40,6 +40,8 @@ func TestColdStart(t *testing.T) {
 		{"both died, arbiter, primary", []func(*coldFacts){held(4, both)}, coldStart},
 		{"both died, arbiter, secondary waits", []func(*coldFacts){held(4, both), own(4, both, state.RoleSecondary)}, coldWait},
 		{"both died, arbiter, secondary alone", []func(*coldFacts){held(4, both), own(4, both, state.RoleSecondary), after(11 * time.Second)}, coldStart},
+		{"peer is about to go on", []func(*coldFacts){held(4, both), there(Secondary, 4, both)}, coldWait},
+		{"peer has a standby", []func(*coldFacts){held(4, both), there(Standby, 4, both)}, coldStart},
 		{"peer went on", []func(*coldFacts){held(5, theirs)}, coldWait},
 		{"peer runs it", []func(*coldFacts){held(5, theirs), there(Solo, 5, theirs)}, coldWait},
 		{"own record is stale", []func(*coldFacts){answer(silentArbiter), own(5, theirs, "")}, coldWait},

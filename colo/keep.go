@@ -56,6 +56,18 @@ func (m *machine) want(ctx context.Context, w string) error {
 	return m.updateNow(ctx, func(v *state.VM) { v.Want = w })
 }
 
+// wanting stores what the owner asks for before it is done: the keeper must not work against it meanwhile. What is not possible here is not wanted either.
+func (m *machine) wanting(ctx context.Context, w string, kind EventKind, do func() error) error {
+	s := m.State()
+	if _, ok := next(s, kind, m.holds); !ok {
+		return &UnexpectedEventError{VM: m.name, State: s, Event: kind}
+	}
+	if err := m.want(ctx, w); err != nil {
+		return err
+	}
+	return do()
+}
+
 // reset makes the keeper try again what it has given up.
 func (m *machine) reset() {
 	m.mu.Lock()

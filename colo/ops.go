@@ -136,14 +136,11 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := m.want(ctx, WantProtected); err != nil {
-		return err
-	}
 	if s := m.State(); o.Mode != "" && (s == Syncing || s == Attaching) { // it could not be joined: its mode is chosen
 		return &UnexpectedEventError{VM: vm, State: s, Event: ReqProtect}
 	}
 	var began atomic.Bool
-	err = m.requestBegan(ctx, ReqProtect, o, &began)
+	err = m.wanting(ctx, WantProtected, ReqProtect, func() error { return m.requestBegan(ctx, ReqProtect, o, &began) })
 	if ctx.Err() != nil && began.Load() { // it may have become protected in this moment: that is taken back too
 		_ = m.takeBack(ctx, ReqUnprotect, nil)
 	}
@@ -163,10 +160,7 @@ func (n *Node) Unprotect(ctx context.Context, vm string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.want(ctx, WantRunning); err != nil { // first: it must not be protected again meanwhile
-		return err
-	}
-	return m.request(ctx, ReqUnprotect, nil)
+	return m.wanting(ctx, WantRunning, ReqUnprotect, func() error { return m.request(ctx, ReqUnprotect, nil) })
 }
 
 // Switchover gives the role of the primary to the peer. The VM is unprotected afterwards, running on the peer.
@@ -194,8 +188,8 @@ func (n *Node) Checkpoint(ctx context.Context, vm string) error {
 	return nil
 }
 
-// Force lets a copy that waits for the arbiter's word go on without it. The caller vouches that the other copy is dead: if it is not, two
-// copies of the VM speak from now on.
+// Force lets a copy that waits for the arbiter's word go on without it. The caller vouches that the other copy is dead, and did not go on
+// alone before: if it is not, two copies of the VM speak from now on.
 func (n *Node) Force(ctx context.Context, vm string) error {
 	return n.ForceWith(ctx, vm, ForceOptions{})
 }

@@ -20,7 +20,9 @@
 // A [Schedule] is a list of steps: faults that last a while, and requests of operators. A step comes after a time, or right before the n-th operation of
 // a host from then on, which is how every step of a plan and every write of the journal is hit. Faults are: QEMUs, daemons and hosts that end or stand
 // still, links that are cut in one or both directions or lose datagrams, an arbiter out of reach or whose answers get lost, calls that are carried out twice
-// or long after their caller has given up, slow or failing operations, guests that switch themselves off.
+// or long after their caller has given up, slow or failing operations, guests that switch themselves off, writes that fail on the primary's own half of the disk. Operators
+// start, stop, protect, unprotect, switch over, edit, delete, and vouch for the end of a host that they have powered off. In one of four histories the nodes act by themselves as
+// well ([colo.Recovery]).
 //
 // COLO is modelled by what it promises: the primary's answers leave when the secondary has given the same one or at the end of a checkpoint; they are held
 // while the other side is silent or gone, until the engine releases them; the secondary's writes go into an overlay, the primary's to both disks; a

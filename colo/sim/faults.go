@@ -12,8 +12,13 @@ func (r *run) apply(s Step) {
 	w := r.w
 	h := w.hosts[s.Host]
 	switch s.What {
-	case Start, Stop, StopForce, Protect, Unprotect, Switchover:
-		r.operate(h, s.What)
+	case Start, Stop, StopForce, Protect, Unprotect, Switchover, Edit, Delete:
+		r.operate(h, s)
+		return
+	case Force:
+		if r.giveUp(h) {
+			r.operate(h, s)
+		}
 		return
 	}
 	w.mu.Lock()
@@ -129,16 +134,22 @@ func (h *Host) node() *colo.Node {
 }
 
 // operate lets an operator ask for something, who waits for a while in the background.
-func (r *run) operate(h *Host, k Kind) {
+func (r *run) operate(h *Host, s Step) {
+	k := s.What
 	n := h.node()
 	if n == nil {
 		return
 	}
 	r.w.tell("?", "operator at %s: %s", h.name, k)
+	if k == Delete {
+		r.w.mu.Lock()
+		r.w.deleted = true
+		r.w.mu.Unlock()
+	}
 	r.asked.Go(func() {
 		ctx, cancel := context.WithTimeout(r.ctx, 8*time.Second)
 		defer cancel()
-		err := request(ctx, n, k)
+		err := request(ctx, n, s)
 		if h.node() != n {
 			err = errGone // what it said last depends on chance
 		}
@@ -146,8 +157,8 @@ func (r *run) operate(h *Host, k Kind) {
 	})
 }
 
-func request(ctx context.Context, n *colo.Node, k Kind) error {
-	switch k {
+func request(ctx context.Context, n *colo.Node, s Step) error {
+	switch s.What {
 	case Start:
 		return n.Start(ctx, vm)
 	case Stop:
@@ -160,6 +171,58 @@ func request(ctx context.Context, n *colo.Node, k Kind) error {
 		return n.Unprotect(ctx, vm)
 	case Switchover:
 		return n.Switchover(ctx, vm)
+	case Edit:
+		to := spec()
+		to.Protection.CheckpointDelay = colo.Duration(time.Duration(100+s.Arg%400) * time.Millisecond)
+		return n.Edit(ctx, vm, to, "")
+	case Delete:
+		return n.Delete(ctx, vm, colo.DeleteOptions{Images: s.Arg%2 == 0})
+	case Force:
+		return n.Force(ctx, vm)
 	}
-	panic("no request: " + k)
+	panic("no request: " + s.What)
+}
+
+// giveUp is what an operator does who is going to vouch that the other copy is dead: the other host is powered off, for good until the arbiter
+// knows. It is not done where this copy is not the newest, which nobody may vouch for.
+func (r *run) giveUp(h *Host) bool {
+	w := r.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := h.proc
+	if p == nil || p.standby || p.retired || w.forced != nil && w.forced != h {
+		return false
+	}
+	for b, op := range w.lan.acked {
+		if p.mem[b] < op || p.view[b] < op {
+			return false
+		}
+	}
+	w.say(">", "%s: power off, until the arbiter knows", h.other().name)
+	w.forced = h
+	h.other().unplugged = true
+	h.other().powerOff()
+	return true
+}
+
+// plugIn powers on what an operator has given up, once the arbiter knows who goes on.
+func (r *run) plugIn() {
+	w := r.w
+	w.mu.Lock()
+	h := w.forced
+	w.mu.Unlock()
+	if h == nil {
+		return
+	}
+	r.until(10*time.Second, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		rec := w.witness.record
+		return rec == nil || len(rec.Members) == 1 && rec.Members[0] == h.name
+	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.say("<", "%s: powered on again", h.other().name)
+	h.other().unplugged = false
+	h.other().powerOn()
 }

@@ -64,6 +64,7 @@ type Host struct {
 	name string
 
 	up, frozen bool
+	unplugged  bool      // stays off until the arbiter knows that it was given up
 	froze      time.Time // when it last did, or went on
 	boot       int
 	env        *env          // of the running daemon
@@ -326,7 +327,7 @@ func (h *Host) powerOff() {
 }
 
 func (h *Host) powerOn() {
-	if h.up {
+	if h.up || h.unplugged {
 		return
 	}
 	h.up = true

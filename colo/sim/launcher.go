@@ -105,4 +105,12 @@ func (l launcher) Clear(ctx context.Context, _ *colo.Spec) error {
 	return l.e.do(ctx, opClear, ms, 5*ms, func() error { l.e.h.joined = false; return nil })
 }
 
-func (l launcher) Remove(ctx context.Context, s *colo.Spec, _ bool) error { return l.Clear(ctx, s) }
+func (l launcher) Remove(ctx context.Context, _ *colo.Spec, images bool) error {
+	return l.e.do(ctx, opClear, ms, 5*ms, func() error {
+		l.e.h.joined = false
+		if images {
+			l.e.h.made, l.e.h.image = false, image{}
+		}
+		return nil
+	})
+}

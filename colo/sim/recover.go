@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -59,10 +60,33 @@ func settled(s [2]colo.Status) bool {
 	return true
 }
 
+// wanting says whether a node is still about to do something by itself for what its owner wants.
+func wanting(s [2]colo.Status) bool {
+	for i := range s {
+		if s[i].GivenUp != "" || s[i].Want == colo.WantStopped || s[i].Want == "" {
+			continue
+		}
+		switch s[i].State {
+		case colo.Solo:
+			if s[i].Want == colo.WantProtected && !strings.HasPrefix(s[i].Outlook, "wait") {
+				return true
+			}
+		case colo.Stopped, colo.Outdated: // it may also hold, or wait for what never comes: then it says so
+			if runner(s) < 0 && !strings.HasPrefix(s[i].Outlook, "hold") && !strings.HasPrefix(s[i].Outlook, "wait") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func describe(s [2]colo.Status) string {
 	text := ""
 	for i := range s {
 		text += fmt.Sprintf("n%d is %s (%s) at generation %d of %v", i+1, s[i].State, s[i].Why, s[i].Generation, s[i].Members)
+		if s[i].Outlook != "" || s[i].GivenUp != "" {
+			text += fmt.Sprintf(" [wanted %s: %s%s]", s[i].Want, s[i].Outlook, s[i].GivenUp)
+		}
 		if s[i].Plan != nil {
 			text += fmt.Sprintf(", at step %q of %s", s[i].Plan.Step, s[i].Plan.Kind)
 		}
@@ -77,13 +101,16 @@ func (r *run) settle() ([2]colo.Status, bool) {
 	var since time.Time
 	ok := r.untilEvery(45*time.Second, 150*time.Millisecond, func() bool {
 		s, ok := r.states()
-		if !ok || !settled(s) {
+		if !ok || !settled(s) || r.sch.Recovery && wanting(s) {
 			since = time.Time{}
 			last = s
 			return false
 		}
 		if since.IsZero() || s[0].State != last[0].State || s[1].State != last[1].State {
 			since, last = time.Now(), s
+		}
+		if r.sch.Recovery && runner(s) < 0 { // one that was the secondary lets the other one go first
+			return time.Since(since) > 5*time.Second
 		}
 		return time.Since(since) > 1200*time.Millisecond
 	})
@@ -131,6 +158,9 @@ func (r *run) recover() {
 	}
 	r.w.tell("=", "at rest: %s", describe(s))
 	runs := runner(s)
+	if runs < 0 && r.w.deletion() {
+		return
+	}
 	if runs < 0 && r.harmless() {
 		r.fail("a single fault has stopped the VM: %s", describe(s))
 		return
@@ -152,7 +182,7 @@ func (r *run) recover() {
 		r.w.mu.Unlock()
 		return
 	}
-	if s[runs].State != colo.Protected {
+	if s[runs].State != colo.Protected || r.sch.Recovery { // which also says what is wanted from now on
 		err := n.Protect(ctx, vm, colo.ProtectOptions{})
 		for range 2 {
 			if err == nil {
@@ -185,7 +215,7 @@ func (r *run) harmless() bool {
 		return false
 	}
 	switch r.sch.Steps[0].What {
-	case PowerOffBoth, GuestOff, GuestOffEnds, FailOnce, Stop, StopForce:
+	case PowerOffBoth, GuestOff, GuestOffEnds, FailOnce, Stop, StopForce, Delete:
 		return false
 	}
 	return true
@@ -306,5 +336,22 @@ func (r *run) finale(ctx context.Context, primary int) {
 		}
 		return
 	}
-	r.answered("n%d goes on alone", heir+1)
+	if !r.answered("n%d goes on alone", heir+1) || !r.sch.Recovery {
+		return
+	}
+	// Protect and switchover said what their owner wants.
+	if !r.until(20*time.Second, func() bool {
+		s, ok := r.states()
+		return ok && (s[0].State == colo.Protected || s[1].State == colo.Protected)
+	}) && !w.broke() {
+		s, _ := r.states()
+		r.fail("it is not protected again by itself: %s", describe(s))
+	}
+}
+
+// deletion says whether an operator has asked for the VM's end.
+func (w *World) deletion() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deleted
 }

@@ -51,7 +51,7 @@ func Run(t *testing.T, s Schedule, story bool) (res Result) {
 	}()
 	synctest.Test(t, func(*testing.T) {
 		r := &run{w: newWorld(s.Seed, s.Links, story), sch: s}
-		r.w.noGate = s.NoGate
+		r.w.noGate, r.w.recovery = s.NoGate, s.Recovery
 		r.ctx, r.stop = context.WithCancel(context.Background())
 		r.play()
 		r.end()
@@ -72,8 +72,12 @@ func spec() *colo.Spec {
 }
 
 func (e *env) config() colo.NodeConfig {
+	var recovery *colo.Recovery
+	if e.w.recovery {
+		recovery = &colo.Recovery{HoldDown: time.Second, PrimaryFirst: 2 * time.Second}
+	}
 	return colo.NodeConfig{
-		Name: e.h.name, RunDir: "/run", StorageDir: "/disks", Links: e.h.info().Links, Ports: colo.PortRange{First: 9000, Last: 9100}, Accel: "tcg",
+		Name: e.h.name, Recovery: recovery, RunDir: "/run", StorageDir: "/disks", Links: e.h.info().Links, Ports: colo.PortRange{First: 9000, Last: 9100}, Accel: "tcg",
 		Records: daemonRecords{e.h.disk, e}, Arbiter: ask{e}, HeartbeatKey: make([]byte, 32), HeartbeatPort: heartbeatPort, HangTimeout: hangTimeout,
 		Launcher: launcher{e}, ListenPacket: e.listenPacket, Log: slog.New(&handler{e: e}),
 	}
@@ -134,7 +138,7 @@ func (r *run) play() {
 	w.lan.begin()
 	w.mu.Unlock()
 	if r.sch.Unsettled {
-		r.operate(w.hosts[0], Protect)
+		r.operate(w.hosts[0], Step{What: Protect})
 	} else if err := n1.Protect(r.ctx, vm, colo.ProtectOptions{}); err != nil {
 		r.fail("protect: %v", err)
 		return
@@ -152,6 +156,7 @@ func (r *run) play() {
 	}
 	w.tell("=", "everything is mended")
 	w.mendAll()
+	r.plugIn()
 	r.asked.Wait() // operators have patience, but not for ever
 	r.recover()
 }

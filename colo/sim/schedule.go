@@ -42,6 +42,9 @@ const (
 	Protect    Kind = "protect"
 	Unprotect  Kind = "unprotect"
 	Switchover Kind = "switchover"
+	Edit       Kind = "edit"
+	Delete     Kind = "delete"
+	Force      Kind = "power the other host off and force"
 )
 
 // Step is one thing that is done to the world.
@@ -83,6 +86,7 @@ func (s Step) op() opKind { return failing[s.Arg%len(failing)] }
 type Schedule struct {
 	Seed      uint64
 	Links     int
+	Recovery  bool // the nodes act by themselves
 	Unsettled bool // the first step comes while the VM is being protected, not after
 	NoGate    bool // the hosts have no gate in the kernel: only cut taps hold what COLO doesn't
 	Steps     []Step
@@ -102,6 +106,7 @@ var weights = []weight{
 	{Freeze, 4, true}, {CutLink, 6, true}, {CutOneWay, 3, true}, {CutAll, 6, true}, {CutArbiter, 5, true}, {CutArbiters, 4, true}, {MuteArbiter, 3, true},
 	{Isolate, 4, true}, {Lossy, 1, true}, {Slow, 1, true}, {SlowDisk, 3, true}, {Twice, 3, true}, {FailOnce, 3, false}, {GuestOff, 1, false}, {GuestOffEnds, 1, false}, {DiskFails, 3, false},
 	{Start, 4, false}, {Stop, 2, false}, {StopForce, 2, false}, {Protect, 9, false}, {Unprotect, 4, false}, {Switchover, 7, false},
+	{Edit, 2, false}, {Delete, 1, false}, {Force, 3, false},
 }
 
 // Generate makes the schedule of a seed.
@@ -138,5 +143,6 @@ func generate(seed uint64, only []Kind) Schedule {
 		s.Steps = append(s.Steps, st)
 	}
 	s.Tail = []time.Duration{300 * time.Millisecond, 300 * time.Millisecond, time.Second, 2500 * time.Millisecond}[r.IntN(4)]
+	s.Recovery = r.IntN(4) == 0
 	return s
 }

@@ -30,6 +30,7 @@ func Shrink(t *testing.T, s Schedule, rule string) Schedule {
 	for _, simpler := range []func(*Schedule){
 		func(c *Schedule) { c.Links = 1 },
 		func(c *Schedule) { c.Unsettled = false },
+		func(c *Schedule) { c.Recovery = false },
 		func(c *Schedule) { c.Last = 0 },
 		func(c *Schedule) { c.Tail = 300 * time.Millisecond },
 		func(c *Schedule) { c.Tail = time.Second },

@@ -15,6 +15,9 @@ func Tell(s Schedule, r Result) string {
 	if s.Unsettled {
 		b.WriteString(", beginning while the VM is being protected")
 	}
+	if s.Recovery {
+		b.WriteString(", with recovery")
+	}
 	b.WriteString("\n")
 	for _, st := range s.Steps {
 		fmt.Fprintf(&b, "  %s\n", st)

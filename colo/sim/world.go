@@ -39,8 +39,11 @@ type World struct {
 	endsOff  bool           // a QEMU ends as soon as its guest has switched itself off
 	fails    map[opKind]int // operations that are to fail, how many times
 
-	storeFailed bool // a write was made to fail: those that build on it fail too
-	over        bool // nothing that happens now counts
+	recovery    bool  // the nodes act by themselves
+	deleted     bool  // an operator has asked for it: nobody need run the VM any more
+	forced      *Host // an operator has powered the other host off, and vouched for that here
+	storeFailed bool  // a write was made to fail: those that build on it fail too
+	over        bool  // nothing that happens now counts
 	story       bool
 	lines       []Line
 	violation   *Violation
