@@ -136,6 +136,7 @@ var (
 		{on(Attaching), upon(Lost), "", Outdated, planFence, false, "the peer has gone on by itself"},
 		{on(Attaching), upon(Undecided), "", Arbitrating, planClaim, false, "the arbiter may or may not count the peer's copy: only its word lets this one speak"},
 		{on(Attaching), upon(ColoStarted), "", same, "", false, "the running plan proves it"},
+		{on(Syncing, Attaching), upon(Exited), guardHalfGone, Outdated, planFence, true, "it had no disk of its own any more: the peer's half has everything"},
 		{on(Syncing, Attaching), upon(Exited), "", Stopped, "", true, "the only current copy has ended"},
 
 		// The primary loses the secondary.
@@ -210,6 +211,7 @@ var (
 		{on(FailingOver), upon(PlanError), "", Failed, "", false, "left as it is: it holds the only current data"},
 		{on(FailingOver), upon(PeerDead, PeerLost, ChannelLost, GuestShutdown, ReqTakeOver, Hung), "", same, "", false, "already going on"},
 		{on(FailingOver), upon(Exited), guardWhole, Stopped, "", true, "the surviving copy ended; its disks are current"},
+		{on(FailingOver), upon(Exited), guardHalfGone, Outdated, planFence, true, "it had no disk of its own any more: the peer's half has everything"},
 		{on(FailingOver), upon(Exited), "", Failed, "", true, "the surviving copy ended"},
 		{on(Failed), upon(ReqForce), "", FailingOver, planSurvive, false, "a person wants it tried again"},
 		{on(Failed), upon(ReqStop), "", Stopping, planStop, false, ""},
