@@ -488,6 +488,9 @@ func (c *simCopy) Release(ctx context.Context) error {
 		if x := c.p.sess; x != nil && x.p == c.p {
 			x.release()
 		}
+		if !c.p.standby {
+			c.p.running = true // also one that was never started: who releases a copy wants its guest to run
+		}
 		c.p.resume()
 		c.e.w.lan.look()
 		return nil
