@@ -199,6 +199,7 @@ var (
 		{on(Arbitrating), upon(Undecided), "", Arbitrating, planClaim, false, "held: nobody may go on without the arbiter's word"},
 		{on(Arbitrating), upon(PlanError), "", Failed, planFence, false, "the copy could not be silenced"},
 		{on(Arbitrating), upon(PeerDead, PeerLost, ChannelLost, GuestShutdown, Hung), "", same, "", false, "the claim is under way"},
+		{on(Arbitrating, FailingOver, Protected, Detaching, SwitchingOver), upon(ColoStarted), "", same, "", false, "heard late: what it has led to is known already"},
 		{on(Arbitrating), upon(ReqDrop), "", Outdated, planFence, true, "the primary has gone on alone"},
 		{on(Arbitrating), upon(ReqTakeOver), "", FailingOver, planPromote, true, "the primary has handed over and is dead"},
 		{on(Arbitrating), upon(ReqForce), "", FailingOver, planSurvive, true, "a person vouches that the other copy is dead"},
