@@ -375,10 +375,10 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 			return arbiter.Record{}, err
 		}
 		return m.advance(ctx, members)
-	case slices.Equal(cur.Normal().Members, next.Members):
+	case slices.Equal(cur.Normal().Members, next.Members) && (rec.Offered == "" || slices.Contains(members, rec.Offered)):
 		m.update(setRecord(cur.Generation, cur.Members))
 		return cur, nil // the set is what is asked for already
-	default:
+	default: // also for the same set, when a question of before that would have changed it may still be on its way: it is too late from here on
 		next.Generation = cur.Generation + 1
 	}
 	m.mu.Lock()
@@ -430,7 +430,8 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 			if aloneIn(rec, m.n.cfg.Name) {
 				return nil
 			}
-			return m.updateNow(ctx, setRecord(rec.Generation+1, []string{m.n.cfg.Name}))
+			vouched := rec.Generation + 1
+			return m.updateNow(ctx, both(setRecord(vouched, []string{m.n.cfg.Name}), func(v *state.VM) { v.Vouched = vouched }))
 		}})
 	}
 	if m.marked().secondary {
