@@ -44,6 +44,8 @@ func (m *machine) ping(ctx context.Context) error {
 	case m.in <- message{kind: evPing, reply: reply}:
 	case <-m.quit:
 		return nil
+	case <-m.n.ctx.Done():
+		return ErrClosed
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -52,6 +54,8 @@ func (m *machine) ping(ctx context.Context) error {
 		return err
 	case <-m.quit:
 		return nil
+	case <-m.n.ctx.Done():
+		return ErrClosed
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -58,6 +58,9 @@ func (m *machine) want(ctx context.Context, w string) error {
 
 // wanting stores what the owner asks for before it is done: the keeper must not work against it meanwhile. What is not possible here is not wanted either.
 func (m *machine) wanting(ctx context.Context, w string, kind EventKind, do func() error) error {
+	if err := m.ping(ctx); err != nil { // a node that has just started knows only then what runs on it
+		return err
+	}
 	s := m.State()
 	if _, ok := next(s, kind, m.holds); !ok {
 		return &UnexpectedEventError{VM: m.name, State: s, Event: kind}
@@ -123,13 +126,13 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 				last = why
 				m.log.Info("cold start", "decision", action, "why", why)
 				m.emit(Event{Kind: "decision", State: s, Text: joinText(string(action), why), Fields: map[string]any{"decision": action}})
-				m.setOutlook(string(action) + ": " + why)
 			}
 			if first := m.startsAfter(action); first != "" {
 				last = first // says it anew when it is its turn
 				m.setOutlook("wait: " + first + " is started first, its priority is higher")
 				break
 			}
+			m.setOutlook(string(action) + ": " + why) // a change of state has taken the one of before away
 			err = m.carryOut(ctx, action)
 			if action == coldStart || action == coldAgree {
 				m.setCold(coldTried)
@@ -249,7 +252,9 @@ func (m *machine) giveUp(why string) {
 
 func (m *machine) setOutlook(text string) {
 	m.mu.Lock()
-	m.outlook = text
-	m.wake()
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	if m.outlook != text {
+		m.outlook = text
+		m.wake()
+	}
 }
