@@ -315,7 +315,7 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 	if t.To != t.From { // a claim that is repeated is no news
 		m.setState(t.To, why)
 	}
-	if t.To != t.From && (t.To == Solo || t.To == Stopped) {
+	if t.To != t.From && (t.To == Solo || t.To == Stopped || t.To == Failed) {
 		m.settle(ctx)
 	}
 	switch {

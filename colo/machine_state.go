@@ -212,6 +212,9 @@ func (m *machine) info() (state.VM, *Spec) {
 func setRecord(generation uint64, members []string) func(*state.VM) {
 	members = slices.Clone(members)
 	return func(v *state.VM) {
+		if generation > v.Generation {
+			v.Vouched = 0
+		}
 		if generation >= v.Generation {
 			v.Generation, v.Members, v.Offered = generation, members, ""
 		}

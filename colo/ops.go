@@ -203,14 +203,36 @@ type ForceOptions struct {
 func (n *Node) ForceWith(ctx context.Context, vm string, o ForceOptions) error {
 	if o.AcceptDataLoss {
 		n.Remark(vm, "data-loss", "failover against the arbiter's word: the loss of what the other copy wrote is accepted")
+	} else if err := n.nobodyElse(ctx, vm); err != nil {
+		return err
 	}
 	return n.ask(ctx, vm, ReqForce, o)
+}
+
+// nobodyElse is an error when the arbiter says that it has let another copy go on: then nobody can vouch that it did not.
+func (n *Node) nobodyElse(ctx context.Context, vm string) error {
+	m, err := n.machine(vm)
+	if err != nil || n.cfg.Arbiter == nil {
+		return err
+	}
+	rec, _ := m.info()
+	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+	defer cancel()
+	held, err := n.cfg.Arbiter.Get(actx, rec.ID)
+	if err != nil || held.Has(n.cfg.Name) {
+		return ctx.Err() // it is for the person to know
+	}
+	return fmt.Errorf("%s on %s: %w: the arbiter has let %v go on in generation %d; what clients have seen since would be lost, which only --accept-data-loss allows",
+		vm, n.cfg.Name, ErrNotCurrent, held.Members, held.Generation)
 }
 
 // Stop shuts a VM down that runs here. A protected one is unprotected first. One that is down stays so: a node with [Recovery] doesn't start it by itself any more.
 func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
+		return err
+	}
+	if err := m.ping(ctx); err != nil { // a node that has just started knows only then what runs on it
 		return err
 	}
 	switch m.State() {

@@ -280,7 +280,7 @@ func (m *machine) nobodyRuns(ctx context.Context, lossy bool) error {
 	switch {
 	case err == nil && there.Running && there.State != Standby: // a secondary is about to go on, with all that the guest has in memory
 		return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, info.Name, there.State)
-	case err == nil && !lossy && there.Generation > rec.Generation && !slices.Contains(there.Members, m.n.cfg.Name):
+	case err == nil && !lossy && there.Generation >= rec.Generation && !slices.Contains(there.Members, m.n.cfg.Name):
 		// By a person's word without the arbiter, who can't say so yet.
 		return fmt.Errorf("%w: it is at generation %d here, %s was the last to run it, at %d: %w", ErrNotCurrent, rec.Generation, info.Name, there.Generation, errLost)
 	case err == nil || !isUnreachable(err):

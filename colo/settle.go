@@ -41,7 +41,14 @@ func (m *machine) settled(ctx context.Context) bool {
 	defer cancel()
 	cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
 	if err == nil && cur.Generation >= rec.Generation && cur.Has(m.n.cfg.Name) {
+		if rec.Vouched != 0 {
+			m.update(func(v *state.VM) { v.Vouched = 0 })
+		}
 		return true
+	}
+	void := err == nil && !cur.Has(m.n.cfg.Name) && cur.Generation <= rec.Vouched // it had let the other copy go on, which did not
+	if rec.Vouched != 0 && (void || errors.Is(err, arbiter.ErrNoRecord)) && !m.runsThere(ctx) {
+		return m.insist(ctx, cur) == nil
 	}
 	if now, _ := m.info(); err == nil && aloneIn(now, m.n.cfg.Name) {
 		_, err = m.advance(ctx, now.Members)
@@ -52,6 +59,53 @@ func (m *machine) settled(ctx context.Context) bool {
 		return true
 	}
 	return err == nil || errors.Is(err, arbiter.ErrNoRecord)
+}
+
+// runsThere says whether the peer says that it runs the VM.
+func (m *machine) runsThere(ctx context.Context) bool {
+	p, _, err := m.n.partner()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
+	defer cancel()
+	there, err := p.Inquire(ctx, m.name)
+	return err == nil && there.Running && there.State != Standby
+}
+
+// insist makes a person's word count that the arbiter has not heard: the other copy was dead, and had not gone on alone. What it was allowed before is
+// void, so this node's generation becomes one above that. held is the arbiter's record; its zero value is none.
+func (m *machine) insist(ctx context.Context, held arbiter.Record) error {
+	rec, _ := m.info()
+	if held.Generation > 0 {
+		text := fmt.Sprintf("by a person's word the copy on %s goes on: the arbiter's generation %d of %v is void", m.n.cfg.Name, held.Generation, held.Members)
+		m.log.Warn(text)
+		m.emit(Event{Kind: "conflict", State: m.State(), Text: text})
+	}
+	vouched := rec.Vouched
+	generation := max(rec.Generation, held.Generation+1)
+	if err := m.updateNow(ctx, both(setRecord(generation, []string{m.n.cfg.Name}), func(v *state.VM) { v.Vouched = vouched })); err != nil {
+		return err
+	}
+	return m.beginAnew(ctx, held)
+}
+
+// beginAnew makes this node the only one that counts at an arbiter that doesn't count it, whose record is held: that may be changed by members only.
+func (m *machine) beginAnew(ctx context.Context, held arbiter.Record) error {
+	rec, _ := m.info()
+	me, a := m.n.cfg.Name, m.n.cfg.Arbiter
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
+	defer cancel()
+	if held.Generation > 0 {
+		if err := a.Forget(ctx, rec.ID, held.Generation); err != nil {
+			return fmt.Errorf("the arbiter's generation %d belongs to %v and was not withdrawn: %w", held.Generation, held.Members, err)
+		}
+	}
+	if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{me}, By: me}); err != nil {
+		return err
+	}
+	_, err := m.advance(ctx, []string{me}) // up to this node's generation
+	return err
 }
 
 // asTheyAre makes a node's disks the only current ones, and takes those that are out of service back.
@@ -90,18 +144,9 @@ func (m *machine) overrule(ctx context.Context) error {
 	switch {
 	case errors.Is(err, arbiter.ErrUnreachable):
 		return nil // it is told later, if it still counts this node
-	case errors.Is(err, arbiter.ErrNoRecord):
-	case cur.Has(me):
+	case err == nil && cur.Has(me):
 		_, err := m.advance(ctx, []string{me})
 		return err
-	default: // it may be asked by members only: its record is begun anew
-		if err := a.Forget(ctx, rec.ID, cur.Generation); err != nil {
-			return fmt.Errorf("the arbiter's generation %d belongs to %v and was not withdrawn: %w", cur.Generation, cur.Members, err)
-		}
 	}
-	if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{me}, By: me}); err != nil {
-		return err
-	}
-	_, err = m.advance(ctx, []string{me}) // up to this node's generation
-	return err
+	return m.beginAnew(ctx, cur)
 }

@@ -39,6 +39,8 @@ type VM struct {
 	Disks map[string]Disk `json:"disks,omitempty"`
 	// Offered names a node whose copy the arbiter may have been made to count, without an answer having come: Members may be one too few.
 	Offered string `json:"offered,omitempty"`
+	// Vouched is the generation that a person's word has made without the arbiter, as long as that is still to be told; otherwise 0.
+	Vouched uint64 `json:"vouched,omitempty"`
 	// Base is where the dirty bitmaps of the living QEMU begin; nil if there are none that help.
 	Base *Base `json:"base,omitempty"`
 	// Resync is the one under way to the peer's disks, or the one that was interrupted last; nil after one that has ended well.

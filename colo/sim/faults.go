@@ -198,6 +198,13 @@ func (r *run) giveUp(h *Host) bool {
 			return false
 		}
 	}
+	if p.epoch == w.lan.epoch {
+		for i, op := range w.lan.ram {
+			if p.ram[i] < op {
+				return false
+			}
+		}
+	}
 	w.say(">", "%s: power off, until the arbiter knows", h.other().name)
 	w.forced = h
 	h.other().unplugged = true
