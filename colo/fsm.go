@@ -203,6 +203,7 @@ var (
 		{on(Arbitrating), upon(ReqDrop), "", Outdated, planFence, true, "the primary has gone on alone"},
 		{on(Arbitrating), upon(ReqTakeOver), "", FailingOver, planPromote, true, "the primary has handed over and is dead"},
 		{on(Arbitrating), upon(ReqForce), "", FailingOver, planSurvive, true, "a person vouches that the other copy is dead"},
+		{on(Arbitrating), upon(ReqStop), "", Stopped, planFence, true, "a person ends the copy; whose disks count stays as it is"},
 		{on(Arbitrating), upon(Exited), guardWhole, Stopped, "", true, "it had won already; its disks are current"},
 		{on(Arbitrating), upon(Exited), guardFinal, same, "", false, "the disks are complete without it: the claim goes on"},
 		{on(Arbitrating), upon(Exited), "", Outdated, planFence, true, "this copy ended while the claim was under way"},

@@ -226,7 +226,8 @@ func (n *Node) nobodyElse(ctx context.Context, vm string) error {
 		vm, n.cfg.Name, ErrNotCurrent, held.Members, held.Generation)
 }
 
-// Stop shuts a VM down that runs here. A protected one is unprotected first. One that is down stays so: a node with [Recovery] doesn't start it by itself any more.
+// Stop shuts a VM down that runs here. A protected one is unprotected first. A copy that waits for the arbiter's word is ended by force only, as a loss of power
+// would. One that is down stays so: a node with [Recovery] doesn't start it by itself any more.
 func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
@@ -238,6 +239,13 @@ func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	switch m.State() {
 	case Protected, Syncing, Attaching:
 		if err := m.request(ctx, ReqUnprotect, nil); err != nil {
+			return err
+		}
+	case Arbitrating: // its guest can't be asked: nobody hears it
+		if !o.Force {
+			return fmt.Errorf("%w: it is not decided yet who goes on, and only --force ends this copy", &UnexpectedEventError{VM: vm, State: Arbitrating, Event: ReqStop})
+		}
+		if err := m.want(ctx, WantStopped); err != nil {
 			return err
 		}
 	case Stopped, Outdated, Starting: // it is down, and is not to be started by itself

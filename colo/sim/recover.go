@@ -101,7 +101,7 @@ func (r *run) settle() ([2]colo.Status, bool) {
 	var since time.Time
 	ok := r.untilEvery(45*time.Second, 150*time.Millisecond, func() bool {
 		s, ok := r.states()
-		if !ok || !settled(s) || r.sch.Recovery && wanting(s) {
+		if !ok || !settled(s) && r.stranded(s) < 0 || r.sch.Recovery && wanting(s) {
 			since = time.Time{}
 			last = s
 			return false
@@ -159,6 +159,7 @@ func (r *run) recover() {
 	r.w.tell("=", "at rest: %s", describe(s))
 	runs := runner(s)
 	if runs < 0 && r.w.deletion() {
+		r.tidy(s)
 		return
 	}
 	if runs < 0 && r.harmless() {
@@ -346,6 +347,36 @@ func (r *run) finale(ctx context.Context, primary int) {
 	}) && !w.broke() {
 		s, _ := r.states()
 		r.fail("it is not protected again by itself: %s", describe(s))
+	}
+}
+
+// stranded is the node, or -1, whose copy waits for an arbiter that has forgotten the VM, because it was deleted on the other node meanwhile. It can't know that.
+func (r *run) stranded(s [2]colo.Status) int {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	for i := range s {
+		if r.w.deleted && r.w.witness.record == nil && s[i].State == colo.Arbitrating && s[1-i].Generation == 0 && s[1-i].Members == nil {
+			return i
+		}
+	}
+	return -1
+}
+
+// tidy is an operator who removes what a deletion on the other node has left.
+func (r *run) tidy(s [2]colo.Status) {
+	i := r.stranded(s)
+	if i < 0 {
+		return
+	}
+	n := r.w.hosts[i].node()
+	ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
+	defer cancel()
+	err := n.Stop(ctx, vm, colo.StopOptions{Force: true})
+	if err == nil {
+		err = n.Delete(ctx, vm, colo.DeleteOptions{})
+	}
+	if err != nil {
+		r.fail("what a deletion has left on n%d can't be removed: %v", i+1, err)
 	}
 }
 
