@@ -348,7 +348,7 @@ func (p *proc) dropHalf() error {
 	if !p.otherHalf() || p.sess.stage != inColo || p.overlay {
 		return blockrepl.ErrOnlyHalf
 	}
-	p.halfGone = true
+	p.halfGone, p.goneSince = true, time.Now()
 	return nil
 }
 

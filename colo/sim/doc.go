@@ -36,6 +36,9 @@
 // soon as its lease ends. When the whole host stood still the lease's clock did too: that what is left of the lease is heard then is counted (Tally.Unattended), not reported.
 // A watchdog of the hardware would close that gap.
 //
+// When the primary's half of a disk fails while its daemon is dead or stopped, or in the second before its copy ends, nobody has put on record that the half lacks what came then. If both copies
+// are lost before a daemon has looked at that QEMU, the VM may start again from that half. That is counted too, and only when no copy lives that has more.
+//
 // # Determinism
 //
 // Everything random follows from the schedule's seed, drawn for each actor separately, so that the order in which goroutines run at one instant does not

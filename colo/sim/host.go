@@ -82,6 +82,7 @@ type Host struct {
 	leased   time.Time // the lease's end
 	image    image
 	made     bool           // the image exists
+	lacks    bool           // and lacks what the guest wrote after the half was gone, which nobody could note
 	loose    map[int]uint32 // what was written to the image and is not durable, by block: what was there before
 	slowDisk bool           // of the state folder
 	disk     *records
@@ -310,6 +311,9 @@ func (h *Host) cont() {
 func (h *Host) powerOff() {
 	if !h.up {
 		return
+	}
+	if h.proc != nil {
+		h.proc.unseen = h.proc.unnoticed()
 	}
 	h.endDaemon()
 	h.up = false

@@ -118,6 +118,12 @@ func (l *lan) speaks(p *proc) {
 // check compares a copy that speaks with what clients have seen.
 func (l *lan) check(p *proc) {
 	for b, op := range l.acked {
+		if o := p.h.other().proc; p.poor && p.view[b] < op && (o == nil || o.standby) {
+			l.acked[b] = p.view[b]
+			l.w.tally.Unattended++
+			l.w.say("lan", "write %d to block %d is lost: the half failed unattended, and then both copies were lost", op, b)
+			continue
+		}
 		if p.mem[b] < op || p.view[b] < op {
 			l.w.broken(RuleNoOldData, "%v on %s lacks write %d to block %d, which a client has seen confirmed: it has %d on disk and knows of %d",
 				p, p.h.name, op, b, p.view[b], p.mem[b])

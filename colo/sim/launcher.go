@@ -109,7 +109,7 @@ func (l launcher) Remove(ctx context.Context, _ *colo.Spec, images bool) error {
 	return l.e.do(ctx, opClear, ms, 5*ms, func() error {
 		l.e.h.joined = false
 		if images {
-			l.e.h.made, l.e.h.image = false, image{}
+			l.e.h.made, l.e.h.lacks, l.e.h.image = false, false, image{}
 		}
 		return nil
 	})

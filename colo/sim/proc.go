@@ -35,6 +35,9 @@ type proc struct {
 	epoch         int           // counts the boots of the guest: what was in memory only ends with it
 	bitmap        *[blocks]bool // what was written since the other side's disks were equal
 	halfGone      bool          // its host's disk was taken from it: the guest goes on through the peer's
+	goneSince     time.Time     // since when
+	unseen        bool          // nobody was there to note it
+	poor          bool          // booted from a half of which nobody could note that it lacks something
 	held          [blocks]bool  // what was sent to the other side and is not known to be durable there
 	sess          *session
 
@@ -54,6 +57,7 @@ func (h *Host) newProc(standby bool) *proc {
 	h.proc = p
 	if !standby {
 		p.view, p.mem = h.image, h.image
+		p.poor = h.lacks && !h.disk.behind()
 		h.w.lan.epochs++
 		p.epoch = h.w.lan.epochs
 	}
@@ -74,6 +78,8 @@ func (p *proc) die() {
 	if !p.alive {
 		return
 	}
+	p.unseen = p.unseen || p.h.up && p.unnoticed()
+	p.h.lacks = p.h.lacks || p.unseen
 	p.alive = false
 	p.h.proc = nil
 	p.w.lan.gone = p.w.lan.gone || p.overlay
@@ -86,6 +92,11 @@ func (p *proc) die() {
 		c.tell(colo.Exited, "QEMU ended")
 	}
 	p.w.poke()
+}
+
+// unnoticed says whether no daemon has had the time to put on record that the half is gone.
+func (p *proc) unnoticed() bool {
+	return p.halfGone && (p.h.env == nil || !p.h.attentive() || p.h.slowDisk || time.Since(p.goneSince) < time.Second)
 }
 
 func (p *proc) freeze() {

@@ -42,6 +42,13 @@ func (r daemonRecords) List() ([]state.VM, error) {
 	return []state.VM{r.kept.vm.Clone()}, nil
 }
 
+// behind says whether it is on record that the host's half of the disk lacks something.
+func (r *records) behind() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.kept.vm != nil && r.kept.vm.Disks["vda"].Behind
+}
+
 func (r daemonRecords) Get(name string) (state.VM, error) {
 	vms, _ := r.List()
 	for _, v := range vms {

@@ -223,7 +223,7 @@ func (x *session) begin() {
 	x.stage = inColo
 	x.p.mode, x.s.mode = "primary", "secondary"
 	x.p.cpCount, x.s.cpCount, x.p.cpLast, x.s.cpLast = 0, 0, time.Time{}, time.Time{}
-	x.s.standby, x.s.running = false, true
+	x.s.standby, x.s.running, x.s.h.lacks = false, true, false
 	x.copyState()
 	x.p.resume()
 	x.p.tell(colo.ColoStarted, "COLO has begun")
