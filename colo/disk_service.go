@@ -81,6 +81,13 @@ func setOffline(disk, why string) func(*state.VM) {
 	return changeDisk(disk, func(d *state.Disk) { d.Offline = why })
 }
 
+// peerWhole says whether the peer's halves have had everything since this node's QEMU was last made to write to both. Only then may a half that is gone
+// here make the peer's the better one: while a resync to the peer is under way, its halves are the worse ones whatever becomes of these.
+func (m *machine) peerWhole() bool {
+	rec, _ := m.info()
+	return len(rec.Members) > 1 || rec.Offered != "" || m.doubled.Load()
+}
+
 // letGo is setOffline for a half that the running copy lets go of. What that copy has on record of its writes is not all of them from then on.
 func letGo(disk, why string) func(*state.VM) {
 	return both(changeDisk(disk, func(d *state.Disk) { d.Offline, d.InSync, d.Behind = why, false, true }), func(v *state.VM) { v.Base, v.Resync = nil, nil })
@@ -92,6 +99,9 @@ func (m *machine) noteDisk(msg message) {
 	case msg.disk == "":
 	case rec.Role == state.RoleSecondary: // it ends, and nothing was written that the primary lacks
 		m.update(changeDisk(msg.disk, func(d *state.Disk) { d.Offline, d.InSync = msg.text, false }))
+	case !m.peerWhole():
+		m.log.Warn("a half of a disk is said to be gone, and the peer's is not whole: this node's still counts", "disk", msg.disk, "text", msg.text)
+		return
 	default:
 		m.update(letGo(msg.disk, msg.text))
 	}
@@ -113,7 +123,7 @@ func (m *machine) release(ctx context.Context, c Copy) error {
 }
 
 // cede hands the VM to the peer when no copy runs here any more, this node still counts, and its half is behind: what clients have seen last is on the
-// peer's half only. It repeats itself until the arbiter has answered. The peer's copy goes on if it lives; otherwise it is started there.
+// peer's half only (see peerWhole). It repeats itself until the arbiter has answered. The peer's copy goes on if it lives; otherwise it is started there.
 func (m *machine) cede(ctx context.Context) {
 	if !m.mustCede() || !m.ceding.CompareAndSwap(false, true) {
 		return

@@ -29,6 +29,7 @@ type machine struct {
 	resumed   atomic.Bool // what runs here is known
 	settling  atomic.Bool // the arbiter is being told what was decided without it
 	ceding    atomic.Bool // the VM is being handed to the peer, whose disks are newer
+	doubled   atomic.Bool // the peer's halves of the disks have everything since the last resync: it has ended, and what the guest writes goes to both
 	rechecks  atomic.Bool // a look at a silent peer is due
 	attempts  []int64     // of the peer to prepare a standby here, the last one last
 	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened

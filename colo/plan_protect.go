@@ -34,6 +34,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 	c := m.current()
 	steps := []Step{
 		{Name: "check the peer", Do: func(ctx context.Context) (err error) {
+			m.doubled.Store(false)
 			if err := m.noBackup(); err != nil {
 				return err
 			}
@@ -98,7 +99,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		}},
 		{Name: "copy the memory", Do: func(ctx context.Context) error { return c.CopyMemory(ctx, reply.Endpoint) }},
 		{Name: "switch the disks", Do: func(ctx context.Context) (err error) {
-			res, err = c.SwitchDisks(ctx)
+			if res, err = c.SwitchDisks(ctx); err == nil {
+				m.doubled.Store(true)
+			}
 			return err
 		}},
 		{Name: "start COLO", Do: func(ctx context.Context) error { return c.StartColo(ctx) }},

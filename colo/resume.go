@@ -145,6 +145,7 @@ func ended(rec state.VM) (State, string) {
 func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	alone := aloneIn(rec, m.n.cfg.Name)
 	phase := State(rec.Phase)
+	m.doubled.Store(view.Mode == "primary")
 	for _, disk := range view.Gone { // the daemon may have ended right after it let go of it
 		if !rec.Disks[disk].Behind {
 			m.noteDisk(message{disk: disk, text: "a write to this node's half of disk " + disk + " failed before the node was restarted"})

@@ -81,7 +81,9 @@ func (l launcher) Attach(ctx context.Context, _ *colo.Spec, i state.Instance) (c
 	defer cancel()
 	err := e.doOn(actx, opAttach, p, 5*ms, 20*ms, func() error {
 		c = newCopy(e, p)
-		v = colo.View{Mode: p.mode, Gone: map[bool][]string{true: {"vda"}}[p.halfGone], Incoming: p.standby && p.mode == "none", Off: p.off, Cut: !e.h.joined}
+		// A job that copies the disk puts a filter into QEMU's graph. That was once taken for a half that is gone, and may be again.
+		gone := p.halfGone || p.sess != nil && p.sess.p == p && p.sess.stage < switched
+		v = colo.View{Mode: p.mode, Gone: map[bool][]string{true: {"vda"}}[gone], Incoming: p.standby && p.mode == "none", Off: p.off, Cut: !e.h.joined}
 		return nil
 	})
 	if err == nil {

@@ -38,6 +38,39 @@ const guardEnv = "COLOCTL_SIM_OFF"
 
 var guards = []guard{
 	{
+		"a half that is gone makes the peer's the better one only when that is whole",
+		[]change{
+			{
+				"disk_service.go",
+				"	case !m.peerWhole():", "	case !OFF && !m.peerWhole():",
+			},
+		},
+		[]Kind{KillDaemon}, false,
+		[]uint64{16},
+	},
+	{
+		"a question that may be on its way to the arbiter is made void",
+		[]change{
+			{
+				"plan_survive.go",
+				"next.Members) && (rec.Offered == \"\" ||", "next.Members) && (OFF || rec.Offered == \"\" ||",
+			},
+		},
+		nil, false,
+		[]uint64{1882534458756494},
+	},
+	{
+		"a person's word outlives the arbiter's that it did not hear",
+		[]change{
+			{
+				"settle.go",
+				"if rec.Vouched != 0 && (void", "if !OFF && rec.Vouched != 0 && (void",
+			},
+		},
+		nil, false,
+		[]uint64{1882534458693833, 1882534458786502},
+	},
+	{
 		"cut the tap before the claim",
 		[]change{
 			{

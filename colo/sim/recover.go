@@ -210,8 +210,11 @@ func (r *run) recover() {
 	r.finale(ctx, runs)
 }
 
-// harmless says whether the schedule is a single fault of those that protection is made for.
+// harmless says whether the schedule is a single fault of those that protection is made for, or of daemons only, which no guest needs.
 func (r *run) harmless() bool {
+	if !slices.ContainsFunc(r.sch.Steps, func(s Step) bool { return s.What != KillDaemon && s.What != StopDaemon }) {
+		return true
+	}
 	if r.sch.Unsettled || len(r.sch.Steps) != 1 {
 		return false
 	}
