@@ -219,6 +219,10 @@ func (m *machine) handle(ctx context.Context, msg message) {
 		return
 	}
 	from := m.State()
+	if msg.reply != nil && m.job != nil && m.job.plan.Kind == planDelete { // nothing is begun any more, nor stored
+		msg.answer(fmt.Errorf("it is being deleted: %w", &UnexpectedEventError{VM: m.name, State: from, Event: msg.kind}))
+		return
+	}
 	t, ok := next(from, msg.kind, m.holds)
 	if !ok {
 		err := &UnexpectedEventError{VM: m.name, State: from, Event: msg.kind}
