@@ -60,6 +60,25 @@ var guards = []guard{
 		[]uint64{1882534458756494},
 	},
 	{
+		"a node that comes back does not outrun the secondary that lives",
+		[]change{
+			{
+				"cold.go",
+				"return f.heard && f.there.Running && f.there.State == Secondary", "return !OFF && f.heard && f.there.Running && f.there.State == Secondary",
+			},
+			{
+				"cold.go",
+				"f.there.State != Standby },", "f.there.State != Standby && (!OFF || f.there.State != Secondary) },",
+			},
+			{
+				"plan_survive.go",
+				"there.Running && there.State != Standby:", "there.Running && there.State != Standby && (!OFF || there.State != Secondary):",
+			},
+		},
+		[]Kind{PowerOff}, false,
+		[]uint64{32},
+	},
+	{
 		"a person's word outlives the arbiter's that it did not hear",
 		[]change{
 			{

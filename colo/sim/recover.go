@@ -166,6 +166,10 @@ func (r *run) recover() {
 		r.fail("a single fault has stopped the VM: %s", describe(s))
 		return
 	}
+	if r.harmless() && r.w.guestBoots() > 1 {
+		r.fail("after a single fault the guest was booted again, though a copy of it lived: %s", describe(s))
+		return
+	}
 	if s, ok = r.heal(s); !ok {
 		return
 	}
@@ -381,6 +385,13 @@ func (r *run) tidy(s [2]colo.Status) {
 	if err != nil {
 		r.fail("what a deletion has left on n%d can't be removed: %v", i+1, err)
 	}
+}
+
+// guestBoots is how often the guest was booted.
+func (w *World) guestBoots() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lan.epochs
 }
 
 // deletion says whether an operator has asked for the VM's end.
