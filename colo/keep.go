@@ -144,6 +144,10 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 		var unexpected *UnexpectedEventError
 		away := errors.Is(err, arbiter.ErrUnreachable) || errors.Is(err, ErrPeerUnreachable) // comes back by itself
 		away = away || errors.Is(err, ErrBackupRuns)
+		if errors.Is(err, ErrTooFar) { // until the way is shorter again
+			away = true
+			m.setOutlook("wait: " + err.Error())
+		}
 		if errors.Is(err, ErrNoRoom) { // until another VM has gone, or a person has made room
 			away = true
 			m.setOutlook("wait: " + err.Error())

@@ -58,6 +58,7 @@ type NodeConfig struct {
 	User              *User           // whom QEMUs run as that the node starts itself; nil is the node's own user
 	Limits            Limits          // of what VMs may have here together
 	Resync            ResyncLimits    // of VMs that become protected at the same time
+	MaxLinkRTT        time.Duration   // no VM is protected over links whose round trips take longer; 0 is no limit
 	Plain             bool            // replication is not encrypted: the links are nobody else's. The same on both nodes
 	// Comparer is how the comparer of streams is started (colod compare): its program and arguments, to which a folder is added.
 	// Without it VMs can only have QEMU's own.

@@ -23,6 +23,8 @@ type LinkStatus struct {
 	Up        bool          `json:"up"` // in both directions
 	LastHeard time.Time     `json:"last_heard"`
 	RTT       time.Duration `json:"rtt"`     // nanoseconds; 0 if none was measured
+	RTTMin    time.Duration `json:"rtt_min"` // the least of the last 20
+	Far       bool          `json:"far"`     // that is more than NodeConfig.MaxLinkRTT
 	Missing   uint64        `json:"missing"` // datagrams lost on the way here
 	WrongKey  uint64        `json:"wrong_key"`
 	Error     string        `json:"error,omitempty"` // why it has no socket
@@ -38,7 +40,7 @@ func (n *Node) PeerStatus() (PeerStatus, bool) {
 	b := n.beat.Status()
 	out := PeerStatus{Info: n.peerInfo, State: b.State, Since: b.Since, LastHeard: b.LastHeard, Stalls: b.Stalls, Links: []LinkStatus{}}
 	for _, p := range b.Paths {
-		l := LinkStatus{Name: p.Name, Up: p.Up, LastHeard: p.LastHeard, RTT: p.RTT, Missing: p.Missing, WrongKey: p.WrongKey}
+		l := LinkStatus{Name: p.Name, Up: p.Up, LastHeard: p.LastHeard, RTT: p.RTT, RTTMin: p.RTTMin, Far: n.cfg.far(p.RTTMin), Missing: p.Missing, WrongKey: p.WrongKey}
 		if p.Err != nil {
 			l.Error = p.Err.Error()
 		}

@@ -47,6 +47,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			if err := m.n.compare(to); err != nil {
 				return err
 			}
+			if err := m.n.near(); err != nil {
+				return err
+			}
 			return m.arbiterAnswers(ctx)
 		}},
 		{Name: "wait for its turn", Do: func(ctx context.Context) (err error) {

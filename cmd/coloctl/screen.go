@@ -334,6 +334,9 @@ func linkCell(links []colo.LinkStatus, name string) string {
 	if l.RTT > 0 {
 		text += ", " + short(l.RTT)
 	}
+	if l.Far {
+		text += ", farther than max-link-rtt"
+	}
 	if l.Missing > 0 {
 		text += fmt.Sprintf(", %d lost", l.Missing)
 	}

@@ -69,6 +69,7 @@ var sentinels = []struct {
 	{"no_route", ErrNoRoute, http.StatusNotFound, ExitError, true},
 	{"no_operation", ErrNoOperation, http.StatusNotFound, ExitError, true},
 	{"backup_runs", colo.ErrBackupRuns, http.StatusConflict, ExitRefused, false},
+	{"too_far", colo.ErrTooFar, http.StatusConflict, ExitRefused, false},
 	{"disk_offline", colo.ErrDiskOffline, http.StatusConflict, ExitRefused, false},
 	{"disks_differ", colo.ErrDiffer, http.StatusConflict, ExitError, false},
 	{"not_cancellable", ErrNotCancellable, http.StatusConflict, ExitRefused, true},

@@ -90,7 +90,8 @@ type Link struct {
 
 // Replication is how disks, memory and packets go to the peer.
 type Replication struct {
-	Encryption string `yaml:"encryption,omitempty"` // on (default), or off on links that nobody else can reach; the same on both nodes
+	Encryption string        `yaml:"encryption,omitempty"`   // on (default), or off on links that nobody else can reach; the same on both nodes
+	MaxLinkRTT colo.Duration `yaml:"max-link-rtt,omitempty"` // no VM is protected over links whose round trips take longer; no limit if left out
 }
 
 // Peer is the other node.
@@ -381,6 +382,9 @@ func (c *Config) validateTimes(bad badFunc) {
 		if d < 0 || time.Duration(d) > 24*time.Hour {
 			bad("recovery."+field, "%s: expected 0s to 24h", d)
 		}
+	}
+	if d := time.Duration(c.Replication.MaxLinkRTT); d != 0 && (d < 100*time.Microsecond || d > 10*time.Second) {
+		bad("replication.max-link-rtt", "%s: expected 100us to 10s", d)
 	}
 	if c.Recovery.Attempts < 0 {
 		bad("recovery.attempts", "%d: expected 1 or more", c.Recovery.Attempts)

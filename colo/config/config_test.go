@@ -54,7 +54,7 @@ func TestGood(t *testing.T) {
 
 // TestEveryFieldIsSet: a field that the engine gets must be one that the file can set.
 func TestEveryFieldIsSet(t *testing.T) {
-	c, err := Parse([]byte(good+"netns: /run/netns/x\noverlay-dir: o\nlauncher: libvirt\nqemu: {user: root}\nreplication: {encryption: off}\n"), "f")
+	c, err := Parse([]byte(good+"netns: /run/netns/x\noverlay-dir: o\nlauncher: libvirt\nqemu: {user: root}\nreplication: {encryption: off, max-link-rtt: 5ms}\n"), "f")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +122,7 @@ func TestBad(t *testing.T) {
 		{`api: {listen: ["10.0.0.1:7789"]}`, `api: {listen: ["here:7789"]}`, "expected address:port"},
 		{"tls: {identity: n1.pem, trust: ca.crt}", "", "identity: missing"},
 		{"recovery: {hold-down: 20s}", "recovery: {hold-down: -1s}", "expected 0s to 24h"},
+		{"recovery: {hold-down: 20s}", "replication: {max-link-rtt: 1us}", "expected 100us to 10s"},
 		{"recovery: {hold-down: 20s}", "verify: {every: 1m}", "expected at least 1h"},
 		{"recovery: {hold-down: 20s}", "verify: {limit: 1KiB}", "expected at least 1MiB"},
 		{"recovery: {hold-down: 20s}", "limits: {off: true, vcpus: 4}", "above 0, or off"},

@@ -15,6 +15,7 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 		QEMU: c.QEMU.Command, QEMUImg: c.QEMU.Img, Accel: c.QEMU.Accel,
 		HeartbeatPort: c.Heartbeat.Port, HeartbeatInterval: time.Duration(c.Heartbeat.Interval), HeartbeatTimeout: time.Duration(c.Heartbeat.Timeout),
 		HangTimeout: time.Duration(c.HangTimeout), VerifyEvery: time.Duration(c.Verify.Every), VerifySpeed: int64(c.Verify.Limit), OverlayDir: c.OverlayDir, Plain: c.Replication.Encryption == "off",
+		MaxLinkRTT: time.Duration(c.Replication.MaxLinkRTT),
 	}
 	out.Resync = colo.ResyncLimits{Parallel: c.Resync.Parallel, Rate: c.Resync.Rate}
 	if c.Verify.Off {

@@ -2,6 +2,7 @@ package heartbeat
 
 import (
 	"net"
+	"slices"
 	"time"
 )
 
@@ -29,8 +30,13 @@ type path struct {
 	receiving bool
 	sending   bool
 	rtt       time.Duration
+	rtts      [rttSamples]time.Duration // the last ones
+	rttCount  int
 	n         Counters
 }
+
+// rttSamples are two seconds of heartbeats, ten a second.
+const rttSamples = 20
 
 type sentAt struct {
 	number uint64
@@ -133,6 +139,8 @@ func (m *Monitor) take(p *path, d *datagram, at time.Time) {
 	if s := p.sent[d.echoNumber%uint64(len(p.sent))]; s.number == d.echoNumber && s.number != 0 {
 		if rtt := at.Sub(s.time) - d.echoAge; rtt > 0 {
 			p.rtt = rtt
+			p.rtts[p.rttCount%len(p.rtts)] = rtt
+			p.rttCount++
 		}
 		if s.time.After(p.confirmed) {
 			p.confirmed = s.time
@@ -154,9 +162,17 @@ func (m *Monitor) retire(incarnation uint64) {
 	}
 }
 
+// rttMin is what the way takes: the least of the last round trips. Waiting for a CPU or behind other packets makes some of them longer.
+func (p *path) rttMin() time.Duration {
+	if p.rttCount == 0 {
+		return 0
+	}
+	return slices.Min(p.rtts[:min(p.rttCount, len(p.rtts))])
+}
+
 func (p *path) status() PathStatus {
 	return PathStatus{
 		Name: p.cfg.Name, Up: p.receiving && p.sending, Receiving: p.receiving, Sending: p.sending,
-		LastHeard: p.lastHeard, RTT: p.rtt, Err: p.err, Counters: p.n,
+		LastHeard: p.lastHeard, RTT: p.rtt, RTTMin: p.rttMin(), Err: p.err, Counters: p.n,
 	}
 }

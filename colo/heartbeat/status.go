@@ -104,6 +104,8 @@ type PathStatus struct {
 	LastHeard time.Time
 	// RTT is the last round trip measured, 0 if none was.
 	RTT time.Duration
+	// RTTMin is the least of the last 20.
+	RTTMin time.Duration
 	// Err is why the path has no socket; nil if it has one.
 	Err error
 	Counters

@@ -53,6 +53,9 @@ type Result struct {
 	// What became of the connections that were open at each of many losses; only in the scenarios that are about it.
 	Campaign *Campaign `json:"campaign"`
 
+	// What a client feels alone and protected; only in the scenarios that are about it.
+	Latency *Latency `json:"latency"`
+
 	// How long the first protection took, and how long the guest stood still in it.
 	ProtectMS      *float64 `json:"protect_ms"`
 	ProtectPauseMS *float64 `json:"protect_pause_ms"`

@@ -133,6 +133,7 @@ var Scenarios = []Scenario{
 		Name: "kill-comparer", Summary: "the comparer's process is killed at random moments under mixed traffic, -n times, then the primary's QEMU",
 		Cycles: true, IPv6: true, Checks: []Check{allTalksSurvived}, Steps: killComparers,
 	},
+	{Name: "latency", Summary: "what a client feels of a guest alone, protected, protected with QEMU's comparer, and by the plain recipe", Steps: latency},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

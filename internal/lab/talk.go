@@ -42,6 +42,8 @@ const (
 	// downloadWindow bounds what a download may have received and not yet read: twice of it can't have been sent before a moment.
 	downloadWindow = 64 << 10
 	downloadProof  = 256 << 10
+	// talkAhead bounds the lines without an answer: a guest that is slow for a while must not be buried.
+	talkAhead = 16
 	talkDial       = 30 * time.Second
 )
 
@@ -128,8 +130,15 @@ func (t *talk) say(ctx context.Context) error {
 			return nil
 		}
 		t.mu.Lock()
-		t.sent = append(t.sent, time.Now())
+		full := len(t.sent) >= talkAhead
+		if !full {
+			t.sent = append(t.sent, time.Now())
+		}
 		t.mu.Unlock()
+		if full {
+			n--
+			continue
+		}
 		if _, err := io.WriteString(t.conn, t.line(n)); err != nil {
 			return fmt.Errorf("send line %d: %w", n, err)
 		}
