@@ -9,12 +9,31 @@ import (
 // written, and less is lost of what waits for one; but each costs something of its own. So while the guest stands still
 // for little of its time the delay is shortened, and while it does for much it is lengthened, up to what the spec says:
 // the detection of losses relies on that.
+//
+// What the delay can't help is a secondary that is always late, because its host is busy: then the comparer of streams asks
+// for one checkpoint after the other, and the guest stands still for most of its time. Patience lets it wait for longer
+// before it asks, and lets the guest run for longer in between.
 const (
 	adaptEvery    = 2 * time.Second
 	adaptLow      = 0.02 // share of time that the guest stands still: below it the delay is shortened
 	adaptHigh     = 0.08 // above it the delay is lengthened; the gap between the two keeps it from going to and fro
 	adaptShortest = 50 * time.Millisecond
+
+	patientFrom  = 0.4  // above it the comparer becomes more patient
+	patientUntil = 0.15 // below it less. Twice the patience costs at most half of the share, so it doesn't go to and fro
+	mostPatient  = 8
 )
+
+// morePatient says by how much the spec's times are to be multiplied after a time in which the guest stood still for such a share.
+func morePatient(now int, share float64) int {
+	switch {
+	case share > patientFrom:
+		now *= 2
+	case share < patientUntil:
+		now /= 2
+	}
+	return min(mostPatient, max(1, now))
+}
 
 // adapt says what the delay should be after a time in which the guest stood still for such a share.
 func adapt(delay, longest time.Duration, share float64) time.Duration {
@@ -32,6 +51,7 @@ func (c *qemuCopy) adaptDelay() {
 	tick := time.NewTicker(adaptEvery)
 	defer tick.Stop()
 	var paused time.Duration // in all, at the last look
+	patient := 1
 	for {
 		select {
 		case <-c.proc.done:
@@ -45,17 +65,21 @@ func (c *qemuCopy) adaptDelay() {
 		share := float64(total-paused) / float64(adaptEvery)
 		began := total < paused
 		paused = total
+		if began {
+			patient = 1 // a new comparer begins with the spec's times
+		}
 		if !p.Adaptive || !c.proven.Load() || !c.inColo.Load() || began {
 			continue
 		}
 		now := c.delay()
-		next := adapt(now, time.Duration(p.CheckpointDelay), share)
-		if next == now {
+		next, factor := adapt(now, time.Duration(p.CheckpointDelay), share), morePatient(patient, share)
+		if next == now && factor == patient {
 			continue
 		}
+		patient = factor
 		ctx, cancel := context.WithTimeout(context.Background(), adaptEvery)
-		c.cp.delayed(next)
-		if err := c.setDelay(ctx, next); err != nil && c.inColo.Load() {
+		c.cp.adapted(next, factor)
+		if err := c.setPace(ctx, next, factor); err != nil && c.inColo.Load() {
 			c.log.Warn("time between checkpoints", "err", err)
 		}
 		cancel()
@@ -70,13 +94,14 @@ func (c *qemuCopy) delay() time.Duration {
 	return time.Duration(c.protection.Load().CheckpointDelay)
 }
 
-// setDelay changes it, which makes QEMU begin a checkpoint. The comparer of streams repeats it to ask for one.
-func (c *qemuCopy) setDelay(ctx context.Context, d time.Duration) error {
+// setPace changes it, which makes QEMU begin a checkpoint. The comparer of streams repeats it to ask for one.
+func (c *qemuCopy) setPace(ctx context.Context, d time.Duration, patience int) error {
 	if k := c.keeper.Load(); k != nil {
 		client := k.Client()
 		defer client.Close()
 		if st, err := client.Status(ctx); err == nil {
-			st.Settings.Delay = d
+			spec := c.protection.Load().settings()
+			st.Settings.Delay, st.Settings.Timeout, st.Settings.Rest = d, spec.Timeout*time.Duration(patience), spec.Rest*float64(patience)
 			if _, err := client.Set(ctx, st.Settings); err != nil {
 				return err
 			}

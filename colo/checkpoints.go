@@ -11,11 +11,12 @@ type CheckpointStats struct {
 	Count    uint64        `json:"count"`
 	PauseP50 time.Duration `json:"pause_p50"` // of the last 1024; 0 when there was none
 	PauseP99 time.Duration `json:"pause_p99"`
-	Enter    time.Duration `json:"enter"`   // how long the guest stood still when COLO was started; 0 on a secondary
-	Last     time.Time     `json:"last"`    // end of the last one
-	Delay    time.Duration `json:"delay"`   // longest time between two at present, where the controller has changed it; 0 is the spec's
-	Running  time.Time     `json:"running"` // start of the one that is going on; zero if none is
-	Began    time.Time     `json:"-"`       // start of the last one that has ended; zero if that is not known
+	Enter    time.Duration `json:"enter"`    // how long the guest stood still when COLO was started; 0 on a secondary
+	Last     time.Time     `json:"last"`     // end of the last one
+	Delay    time.Duration `json:"delay"`    // longest time between two at present, where the controller has changed it; 0 is the spec's
+	Patience int           `json:"patience"` // by how much the controller has multiplied compare-timeout and the rest between asked checkpoints; 0 is not at all
+	Running  time.Time     `json:"running"`  // start of the one that is going on; zero if none is
+	Began    time.Time     `json:"-"`        // start of the last one that has ended; zero if that is not known
 }
 
 // checkpoints collects pauses. It is written by the one goroutine that reads QEMU's events and allocates nothing after its first use.
@@ -31,6 +32,7 @@ type checkpoints struct {
 	enter  time.Duration // until it ran in it
 	sum    time.Duration // of all pauses
 	delay  time.Duration // that the controller has set
+	factor int           // likewise
 	sealed time.Time     // a stop after it is none of a checkpoint, and a resumption no end of one; zero: any is
 }
 
@@ -91,10 +93,10 @@ func (c *checkpoints) total() time.Duration {
 	return c.sum
 }
 
-// delayed notes the time between checkpoints that was set.
-func (c *checkpoints) delayed(d time.Duration) {
+// adapted notes what the controller has set.
+func (c *checkpoints) adapted(d time.Duration, patience int) {
 	c.mu.Lock()
-	c.delay = d
+	c.delay, c.factor = d, patience
 	c.mu.Unlock()
 }
 
@@ -107,7 +109,7 @@ func (c *checkpoints) running() time.Time {
 
 func (c *checkpoints) stats() CheckpointStats {
 	c.mu.Lock()
-	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Delay: c.delay, Began: c.began, Enter: c.enter}
+	s := CheckpointStats{Count: c.count, Last: c.last, Running: c.begin, Delay: c.delay, Patience: c.factor, Began: c.began, Enter: c.enter}
 	sorted := slices.Clone(c.pauses[:c.n])
 	c.mu.Unlock()
 	if len(sorted) > 0 {

@@ -52,10 +52,10 @@ type Quantiles struct {
 }
 
 const (
-	latencyRounds    = 3
-	latencyFresh     = 200 // requests a round
-	latencyWrites    = 60
-	latencyDownloads = 2
+	latencyRounds    = 8
+	latencyFresh     = 75 // requests a round
+	latencyWrites    = 25
+	latencyDownloads = 1
 	latencyBlob      = 32 << 20
 )
 
