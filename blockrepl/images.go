@@ -215,6 +215,26 @@ func (im Images) CreateOverlays(ctx context.Context, dir string, disks []Disk) e
 	return nil
 }
 
+// OverlaySize is how many bytes the overlays of a standby, or of a secondary, take where they are. Those that are not there take none.
+func OverlaySize(dir string, disks []Disk) (int64, error) {
+	var sum int64
+	for _, d := range disks {
+		active, hidden := overlayPaths(dir, d)
+		for _, path := range []string{active, hidden} {
+			var st unix.Stat_t
+			err := unix.Stat(path, &st)
+			if errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			if err != nil {
+				return sum, &ImageError{Disk: d.Name, Path: path, Reason: err}
+			}
+			sum += st.Blocks * 512
+		}
+	}
+	return sum, nil
+}
+
 // RemoveOverlays removes what CreateOverlays made. Files that aren't there are
 // no error, files that a QEMU has are: ErrInUse.
 func (im Images) RemoveOverlays(dir string, disks []Disk) error {

@@ -35,6 +35,7 @@ type machine struct {
 	missed    []message   // facts that the running plan was told of: it may end as if nothing had happened
 
 	verifying sync.Mutex  // one Verify at a time
+	relieving atomic.Bool // a checkpoint that empties the overlays is being asked for
 	backup    atomic.Bool // one is being made
 
 	mu      sync.Mutex
@@ -126,6 +127,8 @@ func (m *machine) run(ctx context.Context) {
 				msg.answer(nil)
 			case evFound:
 				m.takeFound(ctx, msg.args.(sighting))
+			case evOverlays:
+				m.relieve(msg)
 			default:
 				m.handle(ctx, msg)
 			}

@@ -28,6 +28,8 @@ type Peer interface {
 	ReportChannelLost(ctx context.Context, r Report) error
 	// Sums hashes a part of a disk of the standby that the caller prepared for a resync, or of its secondary.
 	Sums(ctx context.Context, r SumsRequest) (SumsReply, error)
+	// Checkpoint returns after a checkpoint of the peer's primary that begins after the call.
+	Checkpoint(ctx context.Context, r CheckpointRequest) error
 	// Inquire tells how the VM stands on the peer.
 	Inquire(ctx context.Context, vm string) (PeerVM, error)
 	// Held asks the arbiter that the peer asks for its record of a VM, named by its id.
@@ -64,6 +66,12 @@ type PrepareRequest struct {
 	Media map[string]string `json:"media,omitempty"`
 	// Attempt tells this request from every other one of the caller's; 0 is unknown. A call that is carried out twice does nothing the second time.
 	Attempt int64 `json:"attempt,omitempty"`
+}
+
+// CheckpointRequest asks the node of the primary for a checkpoint.
+type CheckpointRequest struct {
+	VM   string `json:"vm"`
+	From string `json:"from"`
 }
 
 // SumsRequest asks for the hashes of the blocks of a standby's disk, see [blockrepl.Content.Sums].

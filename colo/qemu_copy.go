@@ -53,6 +53,8 @@ type qemuCopy struct {
 	mirror   atomic.Pointer[blockrepl.Mirror] // of the attach under way, or of the one that led to COLO
 	exported atomic.Pointer[Endpoint]         // where a standby listens
 
+	overlay atomic.Pointer[OverlayStatus] // of a secondary, as it was seen last
+
 	encrypted atomic.Pointer[bool] // what QEMU says of this COLO; nil before it was asked
 
 	bitmaps sync.Mutex  // held while bitmaps are moved or taken down
@@ -75,6 +77,7 @@ func (c *qemuCopy) connect(ctx context.Context) (err error) {
 	c.wg.Go(func() { c.follow(sub) })
 	c.wg.Go(c.watch)
 	c.wg.Go(c.adaptDelay)
+	c.wg.Go(c.boundOverlays)
 	c.wg.Go(c.keepBitmapsShort)
 	go c.reap()
 	return nil

@@ -2,6 +2,7 @@ package colo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -171,11 +172,11 @@ func dialQMP(ctx context.Context, p *process, path, name string) (*qmp.Client, e
 func (l *qemuLauncher) dir(vm string) string { return filepath.Join(l.cfg.RunDir, vm) }
 
 // overlays is the folder of a VM's overlays.
-func (l *qemuLauncher) overlays(vm string) string {
-	if l.cfg.OverlayDir != "" {
-		return filepath.Join(l.cfg.OverlayDir, vm)
+func (l *qemuLauncher) overlays(s *Spec) string {
+	if dir := cmp.Or(s.Overlays.Dir, l.cfg.OverlayDir); dir != "" {
+		return filepath.Join(dir, s.Name)
 	}
-	return filepath.Join(l.dir(vm), overlayDir)
+	return filepath.Join(l.dir(s.Name), overlayDir)
 }
 
 func (l *qemuLauncher) parts(s *Spec) ([]blockrepl.Disk, []netcompare.NIC) {
@@ -308,7 +309,7 @@ func (l *qemuLauncher) colo(r LaunchRequest) []string {
 		argv = append(argv, "-qmp", "unix:"+filepath.Join(dir, sock)+",server=on,wait=off")
 	}
 	if r.Standby {
-		argv = append(argv, blockrepl.StandbyArgs(disks, l.overlays(r.Spec.Name))...)
+		argv = append(argv, blockrepl.StandbyArgs(disks, l.overlays(r.Spec))...)
 		argv = append(argv, "-incoming", "defer")
 	} else {
 		argv = append(argv, blockrepl.PrimaryArgs(disks)...)
@@ -340,16 +341,16 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	}
 	host := l.host
 	host.TapUser, host.TapGroup = uint32(uid), uint32(gid)
-	if err := l.ownFolder(r.Spec.Name, uid); err != nil {
+	if err := l.ownFolder(r.Spec, uid); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{l.dir(r.Spec.Name), l.overlays(r.Spec.Name)} {
+	for _, dir := range []string{l.dir(r.Spec.Name), l.overlays(r.Spec)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
 	}
 	if r.Standby {
-		if err := l.images.CreateOverlays(ctx, l.overlays(r.Spec.Name), disks); err != nil {
+		if err := l.images.CreateOverlays(ctx, l.overlays(r.Spec), disks); err != nil {
 			return nil, err
 		}
 		// What is found equal must stay so: nothing else writes to the images until a resync does.
@@ -494,7 +495,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)
 	dir := l.dir(s.Name)
-	errs := []error{l.images.RemoveOverlays(l.overlays(s.Name), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropLinks(ctx, s.Name)}
+	errs := []error{l.images.RemoveOverlays(l.overlays(s), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropLinks(ctx, s.Name)}
 	for _, n := range nics {
 		errs = append(errs, l.host.DeleteTap(ctx, s.Name, n), l.host.Unguard(ctx, n))
 	}
@@ -521,5 +522,5 @@ func (l *qemuLauncher) Remove(ctx context.Context, s *Spec, images bool) error {
 			}
 		}
 	}
-	return errors.Join(os.RemoveAll(l.overlays(s.Name)), os.RemoveAll(l.dir(s.Name)))
+	return errors.Join(os.RemoveAll(l.overlays(s)), os.RemoveAll(l.dir(s.Name)))
 }

@@ -37,6 +37,10 @@ func (s served) Sums(ctx context.Context, r SumsRequest) (SumsReply, error) {
 	return s.n.serveSums(ctx, r)
 }
 
+func (s served) Checkpoint(ctx context.Context, r CheckpointRequest) error {
+	return s.n.Checkpoint(ctx, r.VM)
+}
+
 func (s served) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return s.n.serveInquire(ctx, vm)
 }

@@ -26,6 +26,7 @@ type Spec struct {
 	Boot       Boot           `yaml:"boot,omitempty" json:"boot"`                     // direct kernel boot; empty boots from the first disk
 	Disks      []DiskSpec     `yaml:"disks" json:"disks"`                             // mirrored on both nodes
 	NICs       []NICSpec      `yaml:"nics,omitempty" json:"nics,omitempty"`           // compared
+	Overlays   OverlaySpec    `yaml:"overlays,omitempty" json:"overlays,omitzero"`
 	Protection ProtectionSpec `yaml:"protection,omitempty" json:"protection"`
 }
 
@@ -55,6 +56,15 @@ const (
 
 // maxCDROMs is how many drives the machine's IDE controller takes.
 const maxCDROMs = 4
+
+// OverlaySpec says where a secondary keeps what it needs between checkpoints, and how large that may grow.
+type OverlaySpec struct {
+	Dir     string `yaml:"dir,omitempty" json:"dir,omitempty"`           // instead of the node's, on both nodes; the VM gets a folder in it
+	MaxSize Size   `yaml:"max-size,omitempty" json:"max_size,omitempty"` // of all of them; what is larger forces a checkpoint. 0 is no limit
+}
+
+// leastOverlays is little more than what empty overlays take.
+const leastOverlays = 1 << 20
 
 // NICSpec is one network card on a bridge of the node.
 type NICSpec struct {
@@ -201,6 +211,12 @@ func (s *Spec) Validate() error {
 	}
 	s.validateDisks(bad)
 	s.validateNICs(bad)
+	if d := s.Overlays.Dir; d != "" && !filepath.IsAbs(d) {
+		bad("overlays.dir", "%q: expected an absolute path", d)
+	}
+	if m := s.Overlays.MaxSize; m != 0 && m < leastOverlays {
+		bad("overlays.max-size", "%s: expected at least %s", m, Size(leastOverlays))
+	}
 	for field, d := range map[string]Duration{"checkpoint-delay": s.Protection.CheckpointDelay, "compare-timeout": s.Protection.CompareTimeout,
 		"expired-scan-cycle": s.Protection.ExpiredScanCycle} {
 		if time.Duration(d) < time.Millisecond || time.Duration(d) > 5*time.Minute {

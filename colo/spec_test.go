@@ -95,6 +95,23 @@ func TestParseSpecErrors(t *testing.T) {
 	}
 }
 
+func TestOverlaySpec(t *testing.T) {
+	const vm = "name: web\nmemory: 64MiB\ndisks:\n- {name: vda, file: a.raw, size: 1GiB}\n"
+	s, err := ParseSpec([]byte(vm+"overlays: {dir: /var/cache/overlays, max-size: 2GiB}\n"), "web.yaml")
+	if err != nil || s.Overlays != (OverlaySpec{Dir: "/var/cache/overlays", MaxSize: 2 << 30}) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for overlays, want := range map[string]string{
+		"overlays: {dir: there}":     "overlays.dir: \"there\": expected an absolute path",
+		"overlays: {max-size: 1KiB}": "overlays.max-size: 1KiB: expected at least 1MiB",
+		"overlays: {max: 1GiB}":      "max",
+	} {
+		if _, err := ParseSpec([]byte(vm+overlays+"\n"), "web.yaml"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", overlays, err, want)
+		}
+	}
+}
+
 func TestReadOnlyDisks(t *testing.T) {
 	const vm = "name: web\nmemory: 64MiB\ndisks:\n"
 	s, err := ParseSpec([]byte(vm+"- {name: vda, file: a.raw, size: 1GiB}\n- {name: cd, file: a.iso, media: cdrom}\n- {name: data, file: /d.qcow2, format: qcow2, read-only: true, media: disk}\n"), "web.yaml")

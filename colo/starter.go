@@ -122,11 +122,11 @@ func (l *qemuLauncher) user(ctx context.Context) (uid, gid int, err error) {
 
 // ownFolder makes the VM's folder anew for a QEMU of another user: the one before may have left in it what it liked, also links to files that only we
 // may write.
-func (l *qemuLauncher) ownFolder(vm string, uid int) error {
+func (l *qemuLauncher) ownFolder(s *Spec, uid int) error {
 	if uid == os.Geteuid() {
 		return nil
 	}
-	if err := errors.Join(os.RemoveAll(l.dir(vm)), os.RemoveAll(l.overlays(vm))); err != nil {
+	if err := errors.Join(os.RemoveAll(l.dir(s.Name)), os.RemoveAll(l.overlays(s))); err != nil {
 		return err
 	}
 	return os.MkdirAll(l.cfg.RunDir, 0o755) //nolint:gosec // QEMU's user has to get through it
@@ -142,7 +142,7 @@ func (l *qemuLauncher) handOver(r LaunchRequest, uid, gid int) error {
 	for _, d := range disks {
 		errs = append(errs, os.Chown(d.Path, uid, gid))
 	}
-	for _, dir := range []string{l.dir(r.Spec.Name), l.overlays(r.Spec.Name)} {
+	for _, dir := range []string{l.dir(r.Spec.Name), l.overlays(r.Spec)} {
 		errs = append(errs, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 			if err != nil {
 				return err

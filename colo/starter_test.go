@@ -75,7 +75,7 @@ func TestOwnFolder(t *testing.T) {
 	overlays := filepath.Join(l.dir("web"), overlayDir)
 	for _, err := range []error{
 		os.WriteFile(victim, []byte("x"), 0o600), os.MkdirAll(overlays, 0o700), os.Symlink(victim, filepath.Join(overlays, "vda.active.qcow2")),
-		l.handOver(r, 64055, 64055), l.ownFolder("web", 64055),
+		l.handOver(r, 64055, 64055), l.ownFolder(&Spec{Name: "web"}, 64055),
 	} {
 		if err != nil {
 			t.Fatal(err)

@@ -34,6 +34,7 @@ type Status struct {
 	Checkpoints CheckpointStats `json:"checkpoints"`
 	Replication *Replication    `json:"replication,omitempty"` // nil when there is none, or when it can't be told
 	Disks       []DiskStatus    `json:"disks"`
+	Overlays    *OverlayStatus  `json:"overlays,omitempty"` // of a secondary
 	Plan        *PlanStatus     `json:"plan,omitempty"`
 	Progress    *Progress       `json:"progress,omitempty"`
 	Resync      *SyncResult     `json:"resync,omitempty"` // the last one
@@ -82,6 +83,9 @@ func (m *machine) status() Status {
 	}
 	if m.copy != nil {
 		s.PID, s.Checkpoints = m.copy.PID(), m.copy.Stats()
+	}
+	if c, ok := m.copy.(interface{ overlayStatus() *OverlayStatus }); ok {
+		s.Overlays = c.overlayStatus()
 	}
 	for _, d := range m.spec.Disks {
 		if d.ReadOnly {

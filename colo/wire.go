@@ -85,6 +85,10 @@ func (p *wired) Sums(ctx context.Context, r SumsRequest) (SumsReply, error) {
 	return through(p, func() (SumsReply, error) { return p.node().serveSums(ctx, r) })
 }
 
+func (p *wired) Checkpoint(ctx context.Context, r CheckpointRequest) error {
+	return p.do(func() error { return p.node().Checkpoint(ctx, r.VM) })
+}
+
 func (p *wired) Inquire(ctx context.Context, vm string) (PeerVM, error) {
 	return through(p, func() (PeerVM, error) { return p.node().serveInquire(ctx, vm) })
 }

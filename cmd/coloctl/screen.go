@@ -113,6 +113,9 @@ func (v *vmReport) draw(b *strings.Builder, now time.Time) {
 	for _, name := range v.diskNames() {
 		line(b, "  disk "+name, v.each(func(s *colo.Status) string { return diskCell(s, name, newest) })...)
 	}
+	if slices.ContainsFunc(v.Halves, func(h both.Half) bool { return h.Has() && h.Status.Overlays != nil }) {
+		line(b, "  overlays", v.each(func(s *colo.Status) string { return overlayCell(s.Overlays) })...)
+	}
 	if s := v.primary(); s != nil && s.Verify != nil {
 		wide(b, "  verified", verifyCell(s.Verify, now), 2)
 	}
@@ -217,6 +220,17 @@ func mediumCell(d colo.DiskStatus) string {
 		return "read-only, sha256 " + d.SHA256[:12]
 	}
 	return "read-only"
+}
+
+// overlayCell is how much a secondary keeps between checkpoints.
+func overlayCell(o *colo.OverlayStatus) string {
+	switch {
+	case o == nil:
+		return "none"
+	case o.Max > 0:
+		return fmt.Sprintf("%s of %s, most %s", o.Size, o.Max, o.Most)
+	}
+	return fmt.Sprintf("%s, most %s", o.Size, o.Most)
 }
 
 // nicCell is one half of a NIC. What a NIC does follows from the state: see the package netcompare.

@@ -72,7 +72,7 @@ var documented = map[string]any{
 	"Entry": state.Entry{}, "NumberedEvent": NumberedEvent{}, "Gap": Gap{}, "Request": Request{}, "StopRequest": StopRequest{}, "ResyncRequest": ResyncRequest{},
 	"FailoverRequest": FailoverRequest{}, "DryRun": DryRun{}, "Preview": colo.Preview{}, "OperationList": OperationList{}, "Operation": Operation{}, "OpStep": OpStep{},
 	"PrepareRequest": colo.PrepareRequest{}, "PrepareReply": colo.PrepareReply{}, "Endpoint": colo.Endpoint{}, "NICPorts": colo.NICPorts{}, "Path": colo.Path{}, "PeerVM": colo.PeerVM{},
-	"SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
+	"CheckpointRequest": colo.CheckpointRequest{}, "OverlaySpec": colo.OverlaySpec{}, "OverlayStatus": colo.OverlayStatus{}, "SumsRequest": colo.SumsRequest{}, "SumsReply": colo.SumsReply{}, "TuneRequest": TuneRequest{},
 	"VerifyRequest": VerifyRequest{}, "Verify": state.Verify{},
 	"DiskList": DiskList{}, "DiskInfo": colo.DiskInfo{}, "ResizeRequest": ResizeRequest{}, "BackupRequest": BackupRequest{}, "ExportRequest": ExportRequest{},
 	"RestoreRequest": RestoreRequest{}, "ImageRequest": ImageRequest{}, "Image": colo.Image{},

@@ -33,6 +33,25 @@ func (s *Server) peerInquire(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
+func (s *Server) peerCheckpoint(w http.ResponseWriter, r *request) error {
+	var in colo.CheckpointRequest
+	if err := bodyPeer(r.Request, &in); err != nil {
+		return err
+	}
+	if in.VM == "" {
+		return &fieldError{field: "vm", msg: "missing"}
+	}
+	if err := sentBy(r, in.From); err != nil {
+		return err
+	}
+	r.vm = in.VM
+	if err := s.opts.Node.AsPeer().Checkpoint(r.Context(), in); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
 func (s *Server) peerHeld(w http.ResponseWriter, r *request) error {
 	rec, err := s.opts.Node.AsPeer().Held(r.Context(), r.PathValue("id"))
 	if err != nil {

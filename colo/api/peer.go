@@ -144,6 +144,11 @@ func (p *Peer) Sums(ctx context.Context, r colo.SumsRequest) (out colo.SumsReply
 	return out, err
 }
 
+// Checkpoint implements [colo.Peer].
+func (p *Peer) Checkpoint(ctx context.Context, r colo.CheckpointRequest) error {
+	return p.post(ctx, peerAsk, "checkpoint", r, nil)
+}
+
 // Inquire implements [colo.Peer].
 func (p *Peer) Inquire(ctx context.Context, vm string) (out colo.PeerVM, err error) {
 	err = p.peerCall(ctx, peerAsk, &call{method: http.MethodGet, path: peerPath("vms", vm)}, nil, &out)

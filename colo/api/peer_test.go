@@ -24,6 +24,7 @@ func everyCall(ctx context.Context, p colo.Peer) map[string]error {
 	_, out["Hello"] = p.Hello(ctx)
 	_, out["Prepare"] = p.Prepare(ctx, colo.PrepareRequest{From: "n1", ID: "x", Spec: &colo.Spec{Name: "web"}})
 	_, out["Sums"] = p.Sums(ctx, colo.SumsRequest{VM: "web", From: "n1", Resync: "r", Disk: "vda", Length: 1 << 20})
+	out["Checkpoint"] = p.Checkpoint(ctx, colo.CheckpointRequest{VM: "web", From: "n1"})
 	_, out["Inquire"] = p.Inquire(ctx, "web")
 	out["Drop"] = p.Drop(ctx, colo.DropRequest{Record: arbiter.Record{VM: "x", Generation: 1}})
 	out["Confirm"] = p.Confirm(ctx, arbiter.Record{VM: "x", Generation: 1})

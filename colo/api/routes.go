@@ -88,6 +88,7 @@ var routes = []route{
 	{method: "POST", path: "/v1/peer/take-over", least: pki.Node, change: true, do: (*Server).peerTakeOver},
 	{method: "POST", path: "/v1/peer/report-dead", least: pki.Node, change: true, do: (*Server).peerReportDead},
 	{method: "POST", path: "/v1/peer/report-channel-lost", least: pki.Node, change: true, do: (*Server).peerReportChannelLost},
+	{method: "POST", path: "/v1/peer/checkpoint", least: pki.Node, do: (*Server).peerCheckpoint},
 	{method: "POST", path: "/v1/peer/sums", least: pki.Node, do: (*Server).peerSums},
 	{method: "POST", path: "/v1/peer/arbiter", least: pki.Node, do: (*Server).peerArbiter},
 }

@@ -187,6 +187,10 @@ func (r *remote) Sums(ctx context.Context, q colo.SumsRequest) (colo.SumsReply, 
 	return call(r, ctx, "sums", func(ctx context.Context, p colo.Peer) (colo.SumsReply, error) { return p.Sums(ctx, q) })
 }
 
+func (r *remote) Checkpoint(ctx context.Context, q colo.CheckpointRequest) error {
+	return r.do(ctx, "checkpoint", func(ctx context.Context, p colo.Peer) error { return p.Checkpoint(ctx, q) })
+}
+
 func (r *remote) Inquire(ctx context.Context, vm string) (colo.PeerVM, error) {
 	return call(r, ctx, "inquire", func(ctx context.Context, p colo.Peer) (colo.PeerVM, error) { return p.Inquire(ctx, vm) })
 }

@@ -45,6 +45,8 @@ type Options struct {
 	Modules []string
 	// Disks are besides vda. Read-only images have to be in DIR/n1.
 	Disks []colo.DiskSpec
+	// Spec, if set, changes the VM before it is made.
+	Spec func(s *colo.Spec)
 	// Configure, if set, changes a node's configuration before the node is opened, each time.
 	Configure func(c *colo.NodeConfig)
 }
@@ -103,12 +105,16 @@ func New(t *testing.T, o Options) *Pair {
 	p.Wire, err = colo.NewWire(p.Nodes["n1"], p.Nodes["n2"])
 	must(t, err)
 	must(t, guest.FormatDisk(t.Context(), filepath.Join(p.Dir, "n1", "web.raw"), diskSize))
-	must(t, p.Nodes["n1"].Create(t.Context(), &colo.Spec{
+	spec := &colo.Spec{
 		Name: VM, Memory: 256 << 20, CPU: "qemu64",
 		Boot:  colo.Boot{Kernel: o.Tools.Kernel, Initrd: initrd, Append: guest.CommandLine(guest.Network{Addresses: []string{lab.GuestAddr.String() + "/24"}})},
 		Disks: append([]colo.DiskSpec{{Name: "vda", File: "web.raw", Size: diskSize}}, o.Disks...),
 		NICs:  []colo.NICSpec{{Name: "net0", Bridge: lab.NodeBridge, MAC: "52:54:00:12:34:56"}},
-	}))
+	}
+	if o.Spec != nil {
+		o.Spec(spec)
+	}
+	must(t, p.Nodes["n1"].Create(t.Context(), spec))
 	p.HTTP = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return netns.Dial(ctx, p.Top.Client.Netns(), network, addr)
