@@ -429,6 +429,7 @@ func (m *machine) start(ctx context.Context, kind PlanKind, msg message) {
 var (
 	errLost      = errors.New("another copy goes on")
 	errUndecided = errors.New("nobody could say which copy may go on")
+	errBehind    = errors.New("the arbiter has lost what it knew of this VM, or is another one")
 	errRevived   = errors.New("checkpoints go on: the peer's copy is well")
 	errCopyDead  = errors.New("the copy here is dead itself")
 )

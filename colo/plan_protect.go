@@ -50,7 +50,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			if err := m.n.near(); err != nil {
 				return err
 			}
-			return m.arbiterAnswers(ctx)
+			return m.arbiterAnswersBoth(ctx)
 		}},
 		{Name: "wait for its turn", Do: func(ctx context.Context) (err error) {
 			leave, err = m.takeTurn(ctx)

@@ -369,6 +369,9 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 	case !cur.Has(me):
 		m.update(setRecord(cur.Generation, cur.Members))
 		return cur, fmt.Errorf("%w: generation %d belongs to %v", errLost, cur.Generation, cur.Members)
+	case cur.Generation < rec.Generation && !aloneIn(rec, me):
+		// The other current copy could be told the same by the arbiter that knows.
+		return cur, fmt.Errorf("%w: it is at generation %d, this node at %d", errBehind, cur.Generation, rec.Generation)
 	case cur.Generation < rec.Generation:
 		// What this node decided on a proof while the arbiter was away.
 		if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: cur.Generation + 1, Members: rec.Members, By: me}.Normal()); err != nil {
@@ -411,6 +414,26 @@ func (m *machine) arbiterAnswers(ctx context.Context) error {
 	rec, _ := m.info()
 	_, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
 	return err
+}
+
+// arbiterAnswersBoth is arbiterAnswers that also refuses a peer which asks another arbiter: each would let its own copy go on.
+func (m *machine) arbiterAnswersBoth(ctx context.Context) error {
+	if m.n.cfg.Arbiter == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*arbiterTimeout)
+	defer cancel()
+	rec, _ := m.info()
+	held, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
+	if err != nil {
+		return err
+	}
+	if err := m.arbiterThere(ctx, held); errors.Is(err, ErrOtherArbiter) {
+		return err
+	} else if err != nil {
+		m.log.Warn("the peer can't say what the arbiter holds", "err", err)
+	}
+	return nil
 }
 
 // survivePlan turns the copy that may go on into a lone one and lets it speak.

@@ -17,12 +17,12 @@ var (
 	ErrOtherArbiter = errors.New("the nodes don't ask the same arbiter")
 )
 
-// RestoreRecord gives an arbiter that has lost its memory, or one that has taken another's place, the record of a VM that runs here. It is refused unless
-// this node's copy is certainly current, and with it the peer's when the VM is protected; and unless both nodes find the arbiter empty before and the same
-// record in it afterwards, because two nodes that ask two arbiters would both be told to go on.
+// RestoreRecord gives an arbiter that has lost what it knew, or one that has taken another's place, the record of a VM that runs here. It is refused unless
+// this node's copy is certainly current, and with it the peer's when the VM is protected; and unless both nodes then find the same in the arbiter before and
+// after, because two nodes that ask two arbiters would both be told to go on. It may be repeated when it was interrupted.
 //
-// Nobody can win a claim while there is no record. From the first moment on it names those that are current, so whoever claims meanwhile does so rightly, and the
-// restoration ends.
+// Nobody can win a claim while the arbiter knows less than the nodes. From the first moment on its record names those that are current, so whoever claims
+// meanwhile does so rightly, and the restoration ends.
 func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	m, err := n.machine(vm)
 	if err != nil {
@@ -44,10 +44,14 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	default:
 		return &UnexpectedEventError{VM: vm, State: s, Event: "restore-record"}
 	}
-	if err := m.emptyArbiters(ctx, want); err != nil {
+	held, err := m.behindBoth(ctx, want)
+	if err != nil {
 		return err
 	}
-	for g := uint64(1); g <= want.Generation; g++ {
+	for g := held.Generation + 1; g <= want.Generation; g++ {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
 		next := want
 		next.Generation = g
 		actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
@@ -62,53 +66,56 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 		g = got.Generation
 	}
 	if err := m.sameArbiter(ctx, want); err != nil {
-		return err
+		return errors.Join(err, a.Forget(context.WithoutCancel(ctx), want.VM, want.Generation))
 	}
-	n.Remark(vm, "record", "the arbiter had no record of this VM and was given it again: "+want.String())
-	m.emit(Event{Kind: "record", State: m.State(), Text: "the arbiter had no record of this VM and was given it again"})
+	n.Remark(vm, "record", "the arbiter was given this VM's record again: "+want.String())
+	m.emit(Event{Kind: "record", State: m.State(), Text: "the arbiter was given this VM's record again"})
 	return nil
 }
 
-// emptyArbiters makes sure that neither node's arbiter has a record, and that the peer's copy is what this node takes it for.
-func (m *machine) emptyArbiters(ctx context.Context, want arbiter.Record) error {
-	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
+// behindBoth makes sure that the arbiter knows less than this node, as both nodes see it, and that the peer's copy is what this node takes it for. It returns
+// what the arbiter holds; of generation 0 if that is nothing.
+func (m *machine) behindBoth(ctx context.Context, want arbiter.Record) (arbiter.Record, error) {
+	actx, cancel := context.WithTimeout(ctx, 2*arbiterTimeout)
 	defer cancel()
-	if err := noRecord(m.n.cfg.Arbiter.Get(actx, want.VM)); err != nil {
-		return err
+	held, err := m.n.cfg.Arbiter.Get(actx, want.VM)
+	switch {
+	case errors.Is(err, arbiter.ErrNoRecord):
+		held = arbiter.Record{}
+	case err != nil:
+		return held, err
+	case held.Generation >= want.Generation:
+		return held, fmt.Errorf("%w: %s", ErrHasRecord, held)
+	case !held.Has(m.n.cfg.Name): // it may be changed by members only
+		return held, fmt.Errorf("%w, of other members: %s", ErrHasRecord, held)
 	}
 	if len(want.Members) < 2 {
-		return nil // only this node may claim
+		return held, nil // only this node may claim
 	}
 	p, info, err := m.n.partner()
 	if err != nil {
-		return err
+		return held, err
 	}
 	there, err := p.Inquire(actx, m.name)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: %w", info.Name, err)
+		return held, fmt.Errorf("%s: %w", info.Name, err)
 	case there.State != Secondary || there.Generation != want.Generation:
-		return fmt.Errorf("the copy on %s is %s at generation %d, not the secondary at %d", info.Name, there.State, there.Generation, want.Generation)
+		return held, fmt.Errorf("the copy on %s is %s at generation %d, not the secondary at %d", info.Name, there.State, there.Generation, want.Generation)
 	}
-	if err := noRecord(p.Held(actx, want.VM)); err != nil {
-		return fmt.Errorf("as %s sees it: %w", info.Name, err)
-	}
-	return nil
-}
-
-func noRecord(got arbiter.Record, err error) error {
+	seen, err := p.Held(actx, want.VM)
 	switch {
-	case err == nil:
-		return fmt.Errorf("%w: %s", ErrHasRecord, got)
-	case errors.Is(err, arbiter.ErrNoRecord):
-		return nil
+	case errors.Is(err, arbiter.ErrNoRecord) && held.Generation == 0:
+		return held, nil
+	case errors.Is(err, arbiter.ErrNoRecord), err == nil && !seen.Equal(held):
+		return held, fmt.Errorf("%w: %s finds there what this node does not", ErrOtherArbiter, info.Name)
 	}
-	return err
+	return held, err
 }
 
-// sameArbiter makes sure that the peer finds what this node has stored. If not, that is taken back.
-func (m *machine) sameArbiter(ctx context.Context, want arbiter.Record) error {
-	if len(want.Members) < 2 {
+// sameArbiter makes sure that the peer finds a record that this node has found or stored, or one that has followed it.
+func (m *machine) sameArbiter(ctx context.Context, rec arbiter.Record) error {
+	if len(rec.Members) < 2 {
 		return nil
 	}
 	p, info, err := m.n.partner()
@@ -117,14 +124,19 @@ func (m *machine) sameArbiter(ctx context.Context, want arbiter.Record) error {
 	}
 	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*arbiterTimeout)
 	defer cancel()
-	got, err := p.Held(actx, want.VM)
-	if err == nil && got.Generation >= want.Generation {
-		return nil // the same, or what has followed it
+	got, err := p.Held(actx, rec.VM)
+	return otherArbiter(info.Name, rec, got, err)
+}
+
+// otherArbiter judges what the peer has found where this node has found rec, before.
+func otherArbiter(peer string, rec, got arbiter.Record, err error) error {
+	switch {
+	case errors.Is(err, arbiter.ErrNoRecord), err == nil && got.Generation < rec.Generation:
+		return fmt.Errorf("%w: %s does not find there what this node does", ErrOtherArbiter, peer)
+	case err != nil:
+		return fmt.Errorf("as %s sees it: %w", peer, err)
 	}
-	if err == nil || errors.Is(err, arbiter.ErrNoRecord) {
-		err = fmt.Errorf("%w: %s does not find there what this node has stored", ErrOtherArbiter, info.Name)
-	}
-	return errors.Join(err, m.n.cfg.Arbiter.Forget(actx, want.VM, want.Generation))
+	return nil
 }
 
 // serveHeld says what the arbiter, as this node knows it, holds of a VM.
@@ -138,4 +150,14 @@ func (n *Node) serveHeld(ctx context.Context, id string) (arbiter.Record, error)
 	ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
 	defer cancel()
 	return n.cfg.Arbiter.Get(ctx, id)
+}
+
+// arbiterThere says why the peer could not decide by the arbiter as this node would, where held was found there just now.
+func (m *machine) arbiterThere(ctx context.Context, held arbiter.Record) error {
+	p, info, err := m.n.partner()
+	if err != nil {
+		return err
+	}
+	got, err := p.Held(ctx, held.VM)
+	return otherArbiter(info.Name, held, got, err)
 }

@@ -2,6 +2,7 @@ package colo_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/coloctl/coloctl/colo"
@@ -82,4 +83,36 @@ func TestRestoreRecordInOne(t *testing.T) {
 			t.Errorf("a record is left: %s, %v", rec, err)
 		}
 	}
+}
+
+// TestTwoArbiters: the peer was restarted with another arbiter, which knows the VM from before. It must not bring that up to date and take its word for it: the first one would let
+// this node go on just as well.
+func TestTwoArbiters(t *testing.T) {
+	p := newBare(t)
+	ctx := t.Context()
+	p.protect(colo.ProtectionSpec{})
+	vm, err := p.stores["n1"].Get("web")
+	must(t, err)
+	memory := arbiter.NewMemory()
+	other := memory.View("n2")
+	_, err = memory.View("n1").Advance(ctx, arbiter.Record{VM: vm.ID, Generation: 1, Members: []string{"n1", "n2"}, By: "n1"})
+	must(t, err)
+	p.views["n2"].Store(&other)
+	s, err := p.nodes["n1"].Status(ctx, "web")
+	must(t, err)
+	if v := s.Verdict; v.Protected || !strings.Contains(v.Reason, "n2 does not find there") {
+		t.Errorf("the verdict with two arbiters: %+v", v)
+	}
+	if err := p.nodes["n1"].RestoreRecord(ctx, "web"); !errors.Is(err, colo.ErrHasRecord) {
+		t.Errorf("restore with two arbiters: %v", err)
+	}
+	p.launchers["n1"].Copy("web").Crash()
+	p.await("n2", "a refusal", func(s colo.Status) bool { return strings.Contains(s.Why+s.LastError, "is another one") })
+	if rec, err := other.Get(ctx, vm.ID); err != nil || rec.Generation != 1 {
+		t.Errorf("the other arbiter was changed: %s, %v", rec, err)
+	}
+
+	must(t, p.nodes["n1"].Close()) // a person decides
+	must(t, p.nodes["n2"].Force(ctx, "web"))
+	p.await("n2", "the VM", func(s colo.Status) bool { return s.State == colo.Solo })
 }

@@ -282,8 +282,14 @@ func (n *Node) serveDrop(ctx context.Context, r DropRequest) error {
 	if err != nil {
 		return err
 	}
-	return m.request(ctx, ReqDrop, r)
+	if err := m.request(ctx, ReqDrop, r); err != nil {
+		return err
+	}
+	return m.noted(ctx)
 }
+
+// noted returns when all that is known of the VM is durable. What a node promises its peer must outlive its power.
+func (m *machine) noted(ctx context.Context) error { return m.updateNow(ctx, func(*state.VM) {}) }
 
 // remembered is how many attempts of the peer a node tells from new ones.
 const remembered = 32

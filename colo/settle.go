@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -40,7 +41,7 @@ func (m *machine) settled(ctx context.Context) bool {
 	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
 	defer cancel()
 	cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
-	if err == nil && cur.Generation >= rec.Generation && cur.Has(m.n.cfg.Name) {
+	if err == nil && cur.Generation >= rec.Generation && slices.Equal(cur.Normal().Members, []string{m.n.cfg.Name}) {
 		if rec.Vouched != 0 {
 			m.update(func(v *state.VM) { v.Vouched = 0 })
 		}

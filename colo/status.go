@@ -137,6 +137,10 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	go func() { peer <- m.peerLacks(ctx, s.State) }()
 	rec, _ := m.info()
 	held, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
+	var other error
+	if err == nil {
+		other = m.arbiterThere(ctx, held)
+	}
 	if lack := <-peer; lack != "" {
 		return not("%s", lack)
 	}
@@ -149,6 +153,8 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 		return not("the arbiter does not answer: %v", err)
 	case held.Generation != rec.Generation || !held.Has(m.n.cfg.Name) || len(held.Members) < 2:
 		return not("the arbiter is at generation %d of %v", held.Generation, held.Members)
+	case other != nil:
+		return not("%v", other)
 	}
 	return Verdict{Protected: true}
 }
