@@ -369,7 +369,7 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 	case !cur.Has(me):
 		m.update(setRecord(cur.Generation, cur.Members))
 		return cur, fmt.Errorf("%w: generation %d belongs to %v", errLost, cur.Generation, cur.Members)
-	case cur.Generation < rec.Generation && !aloneIn(rec, me):
+	case cur.Generation < rec.Generation && !slices.Equal(rec.Members, []string{me}):
 		// The other current copy could be told the same by the arbiter that knows.
 		return cur, fmt.Errorf("%w: it is at generation %d, this node at %d", errBehind, cur.Generation, rec.Generation)
 	case cur.Generation < rec.Generation:
