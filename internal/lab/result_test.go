@@ -14,7 +14,7 @@ import (
 // The names are part of the interface: programs read them.
 const resultFields = `scenario, seed, ok, error, qemu, accel, boot_id_same, boots, tcp_survived, tcp_total, writes_acked, writes_lost, writes_duplicated,
 outputs_from_both, detect_ms, failover_ms, blackout_http_ms, blackout_tcp_ms, protect_ms, protect_pause_ms, resync_bytes, disk_bytes, reprotect_ms,
-checkpoints, resync_mode, resync_ms, full_bytes, full_ms, differ_bytes, halves_differ, silent_ms, attempts, intrusions, checkpoint_pause_p50_ms, checkpoint_pause_p99_ms, http_p50_ms, tcp_p50_ms`
+checkpoints, campaign, latency, resync_mode, resync_ms, full_bytes, full_ms, differ_bytes, halves_differ, silent_ms, attempts, intrusions, checkpoint_pause_p50_ms, checkpoint_pause_p99_ms, http_p50_ms, tcp_p50_ms`
 
 func TestResultFieldsAndNulls(t *testing.T) {
 	var buf bytes.Buffer
