@@ -86,8 +86,8 @@ var guards = []guard{
 				"if rec.Vouched != 0 && (void", "if !OFF && rec.Vouched != 0 && (void",
 			},
 		},
-		nil, false,
-		[]uint64{1882534458693833, 1882534458786502},
+		[]Kind{Isolate, Force, Switchover, CutArbiter, CutArbiters, MuteArbiter}, false,
+		[]uint64{4399},
 	},
 	{
 		"cut the tap before the claim",
