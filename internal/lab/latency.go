@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -17,13 +18,14 @@ import (
 
 // Latency is what a client feels of a guest alone and protected in several ways, measured in turns on the same guest.
 type Latency struct {
-	RTTMS int    `json:"rtt_ms"` // added to the replication link
-	Ways  []*Way `json:"ways"`   // the first is the guest alone
+	Ways []*Way `json:"ways"` // the first is the guest alone
 }
 
 // A Way is one way to run the guest. Ratios are to the guest alone: of times what protection costs, of the download what is left.
 type Way struct {
 	Name string `json:"name"`
+	// RTTMS was added to each round trip between the nodes.
+	RTTMS float64 `json:"rtt_ms"`
 	// Fresh are small requests on a new connection each, Writes requests that the guest writes to its disk, flushed, before it answers.
 	Fresh    Quantiles `json:"fresh"`
 	Writes   Quantiles `json:"writes"`
@@ -36,6 +38,7 @@ type Way struct {
 
 	fresh, writes, downloads, pauses []float64
 	compare                          func(p *colo.ProtectionSpec)
+	rtt                              time.Duration
 	plain                            bool // without the routes that the nodes make
 }
 
@@ -79,6 +82,15 @@ func latencyWays() []*Way {
 	}
 }
 
+// distanceWays are protection over links of several lengths. A process carries the frames of all but the first.
+func distanceWays() []*Way {
+	ways := []*Way{{Name: "alone"}}
+	for _, rtt := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond} {
+		ways = append(ways, &Way{Name: fmt.Sprintf("stream, RTT %v", rtt), RTTMS: *ms(rtt), rtt: rtt, compare: func(p *colo.ProtectionSpec) { p.Comparer = colo.ComparerStream }})
+	}
+	return ways
+}
+
 // quietClients use the guest only when they are asked to: nothing else may be in the figures.
 var quietClients = Step{Name: clients.Name, Do: func(ctx context.Context, r *Run) error {
 	addr := guestAddr(service.PortHTTP)
@@ -92,8 +104,14 @@ var quietClients = Step{Name: clients.Name, Do: func(ctx context.Context, r *Run
 }}
 
 // measureLatency lets the guest run in each way, several times around.
-var measureLatency = Step{Name: protect.Name + " in several ways, and measure requests", Limit: 25 * time.Minute, Do: func(ctx context.Context, r *Run) error {
-	res := &Latency{Ways: latencyWays()}
+func measureLatency(ways func() []*Way) Step {
+	return Step{Name: protect.Name + " in several ways, and measure requests", Limit: 25 * time.Minute, Do: func(ctx context.Context, r *Run) error {
+		return r.measureWays(ctx, ways())
+	}}
+}
+
+func (r *Run) measureWays(ctx context.Context, ways []*Way) error {
+	res := &Latency{Ways: ways}
 	r.Result.Latency = res
 	for round := range latencyRounds {
 		for _, w := range res.Ways {
@@ -108,12 +126,21 @@ var measureLatency = Step{Name: protect.Name + " in several ways, and measure re
 	}
 	// What is compared at the end is protected as usual.
 	return r.protectedBy(ctx, func(p *colo.ProtectionSpec) { p.Comparer = colo.ComparerStream })
-}}
+}
 
 // runWay measures one way once. The VM runs alone before and afterwards.
-func (r *Run) runWay(ctx context.Context, w *Way, round int) error {
+func (r *Run) runWay(ctx context.Context, w *Way, round int) (err error) {
 	if w.compare == nil {
 		return w.measure(ctx, r, round)
+	}
+	if w.rtt > 0 {
+		for _, link := range r.Lab.Topology.Links {
+			slow, serr := link.Slow(w.rtt/2, 0, 1)
+			if serr != nil {
+				return serr
+			}
+			defer func() { err = errors.Join(err, slow.Close(), link.Restore()) }()
+		}
 	}
 	if err := r.protectedBy(ctx, w.compare); err != nil {
 		return err
@@ -187,7 +214,7 @@ func (l *Lab) plainRoutes(ctx context.Context) error {
 }
 
 func (w *Way) measure(ctx context.Context, r *Run, round int) error {
-	fresh := &http.Client{Transport: &http.Transport{DialContext: r.Lab.Dial, DisableKeepAlives: true}, Timeout: time.Minute}
+	fresh := &http.Client{Transport: &http.Transport{DialContext: r.Lab.Dial, DisableKeepAlives: true}, Timeout: 5 * time.Minute}
 	for range latencyFresh {
 		sent := time.Now()
 		if _, err := fetchID(ctx, fresh, r.Clients.HTTP.url); err != nil {
@@ -197,7 +224,7 @@ func (w *Way) measure(ctx context.Context, r *Run, round int) error {
 	}
 	for i := range latencyWrites {
 		sent := time.Now()
-		for id := fmt.Sprintf("%s-%s-%d-%d", r.Clients.Writes.prefix, w.Name[:1], round, i); !r.Clients.Writes.write(ctx, id); {
+		for id := fmt.Sprintf("%s-%s-%d-%d", r.Clients.Writes.prefix, strings.NewReplacer(" ", "-", ",", "").Replace(w.Name), round, i); !r.Clients.Writes.write(ctx, id); {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -266,6 +293,6 @@ func (w *Way) String() string {
 	return fmt.Sprintf("new connections %s; writes %s; download %s MB/s (%s); pause %s ms, %d checkpoints", q(w.Fresh), q(w.Writes), f(w.Download), f(w.DownloadRatio), f(w.PauseP50MS), w.Checkpoints)
 }
 
-func latency(Params) []Step {
-	return []Step{boot, quietClients, measureLatency, finish, halves}
+func compareWays(ways func() []*Way) func(Params) []Step {
+	return func(Params) []Step { return []Step{boot, quietClients, measureLatency(ways), finish, halves} }
 }

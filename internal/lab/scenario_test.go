@@ -19,7 +19,7 @@ func TestScenarioNames(t *testing.T) {
 		arbiter-and-link slow-link clock-jump full-disk guest-reboot guest-shutdown flap
 		restart-libvirtd disk-error-primary disk-error-secondary slow-disk resync-interrupted dirty-1pct crash-resync verify-corruption
 		lose-one-link links-alternate link-degraded stranger key-rotation backup-while-protected arbiter-forgets
-		kill-campaign kill-comparer latency`)
+		kill-campaign kill-comparer latency distance`)
 	var got []string
 	for _, s := range Scenarios {
 		got = append(got, s.Name)

@@ -133,7 +133,8 @@ var Scenarios = []Scenario{
 		Name: "kill-comparer", Summary: "the comparer's process is killed at random moments under mixed traffic, -n times, then the primary's QEMU",
 		Cycles: true, IPv6: true, Checks: []Check{allTalksSurvived}, Steps: killComparers,
 	},
-	{Name: "latency", Summary: "what a client feels of a guest alone, protected, protected with QEMU's comparer, and by the plain recipe", Steps: latency},
+	{Name: "latency", Summary: "what a client feels of a guest alone, protected, protected with QEMU's comparer, and by the plain recipe", Steps: compareWays(latencyWays)},
+	{Name: "distance", Summary: "what a client feels of a guest that is protected over links with round trips of 0, 1, 5 and 10 ms", Steps: compareWays(distanceWays)},
 }
 
 func (p Params) or(d time.Duration) time.Duration {

@@ -44,7 +44,7 @@ const (
 	downloadProof  = 256 << 10
 	// talkAhead bounds the lines without an answer: a guest that is slow for a while must not be buried.
 	talkAhead = 16
-	talkDial       = 30 * time.Second
+	talkDial  = 30 * time.Second
 )
 
 var errTalkEnd = errors.New("the talk was asked to end")
