@@ -140,8 +140,14 @@ func (m *Monitor) loop(ctx context.Context, in <-chan arrival) {
 		case <-ctx.Done():
 			return
 		case a := <-in:
+			if ctx.Err() != nil {
+				return
+			}
 			m.arrived(a)
 		case <-timer.C:
+		}
+		if ctx.Err() != nil { // nothing is told while it ends
+			return
 		}
 		// What has come in counts before any deadline does.
 		for more := true; more; {
