@@ -128,7 +128,6 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 				m.emit(Event{Kind: "decision", State: s, Text: joinText(string(action), why), Fields: map[string]any{"decision": action}})
 			}
 			if first := m.startsAfter(action); first != "" {
-				last = first // says it anew when it is its turn
 				m.setOutlook("wait: " + first + " is started first, its priority is higher")
 				break
 			}
