@@ -208,7 +208,18 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		return m.dropDisk(ctx, disk, reason)
 	case Secondary:
 		// It has all that was written until it ends, and the primary keeps record of what comes then.
+		if err := m.otherHalf(ctx, disk, Protected); err != nil {
+			return err
+		}
 		if err := m.updateNow(ctx, setOffline(disk, reason)); err != nil {
+			return err
+		}
+		if err := m.otherHalf(ctx, disk, Protected); err != nil {
+			m.update(changeDisk(disk, func(d *state.Disk) {
+				if d.Offline == reason { // it has not failed meanwhile
+					d.Offline = rec.Disks[disk].Offline
+				}
+			}))
 			return err
 		}
 		m.post(message{kind: DiskFailed, text: "disk " + disk + ": " + reason, copy: m.current()})
@@ -232,7 +243,18 @@ func (m *machine) dropDisk(ctx context.Context, disk, reason string) error {
 	}
 	rec, _ := m.info()
 	was := rec.Disks[disk]
+	if err := m.otherHalf(ctx, disk, Secondary); err != nil {
+		return err
+	}
 	if err := m.updateNow(ctx, letGo(disk, reason)); err != nil {
+		return err
+	}
+	if err := m.otherHalf(ctx, disk, Secondary); err != nil {
+		m.update(changeDisk(disk, func(d *state.Disk) {
+			if d.Offline == reason { // it has not failed meanwhile
+				*d = was
+			}
+		}))
 		return err
 	}
 	if err := c.DropDisk(ctx, disk); errors.Is(err, blockrepl.ErrOnlyHalf) {
@@ -240,5 +262,27 @@ func (m *machine) dropDisk(ctx context.Context, disk, reason string) error {
 		return err
 	}
 	m.post(message{kind: DiskFailed, disk: disk, text: reason, copy: c}) // also when nobody knows whether it was dropped
+	return nil
+}
+
+// otherHalf makes sure that the peer's copy goes on when this node's half is taken out of service: that it is where it should be, and all of its halves
+// are in service. Both nodes put down what they are about to do before they ask, so of two who ask at the same time one hears of the other.
+func (m *machine) otherHalf(ctx context.Context, disk string, want State) error {
+	p, info, err := m.n.partner()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, cedeTimeout)
+	defer cancel()
+	there, err := p.Inquire(ctx, m.name)
+	refused := &UnexpectedEventError{VM: m.name, State: m.State(), Event: "disk-offline"}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s can't say whether its half of disk %s is well: %w", info.Name, disk, err)
+	case there.State != want || !there.Running:
+		return fmt.Errorf("the copy on %s, which would have to go on, is %s: %w", info.Name, there.State, refused)
+	case there.Lacks:
+		return fmt.Errorf("a half of a disk on %s is out of service: %w: %w", info.Name, ErrDiskOffline, refused)
+	}
 	return nil
 }

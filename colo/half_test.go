@@ -228,3 +228,27 @@ func TestHalfStays(t *testing.T) {
 		t.Errorf("the only half: %+v", d)
 	}
 }
+
+// TestBothHalvesOffline: a person takes the half of one node out of service and right after it, while the VM is being handed over, that of the other. The second is
+// refused, so that a copy goes on.
+func TestBothHalvesOffline(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"", colo.StayOnDiskError} {
+		p := newBare(t)
+		p.protect(colo.ProtectionSpec{OnDiskError: policy})
+		ctx, n1, n2 := t.Context(), p.nodes["n1"], p.nodes["n2"]
+		must(t, n1.SetDisk(ctx, "web", "vda", false, "it clicks"))
+		if err := n2.SetDisk(ctx, "web", "vda", false, "it clicks too"); err == nil {
+			t.Errorf("%q: both halves are out of service", policy)
+		}
+		if policy == colo.StayOnDiskError {
+			p.await("n1", "nothing", atRest(colo.Protected, "n1", "n2"))
+			p.await("n2", "nothing", atRest(colo.Secondary, "n1", "n2"))
+			continue
+		}
+		p.await("n1", "its end", atRest(colo.Outdated, "n2"))
+		if d := p.await("n2", "the VM", atRest(colo.Solo, "n2")).Disks[0]; d.Offline != "" || !d.InSync {
+			t.Errorf("n2's half: %+v", d)
+		}
+	}
+}

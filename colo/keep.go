@@ -65,10 +65,16 @@ func (m *machine) wanting(ctx context.Context, w string, kind EventKind, do func
 	if _, ok := next(s, kind, m.holds); !ok {
 		return &UnexpectedEventError{VM: m.name, State: s, Event: kind}
 	}
+	was, _ := m.info()
 	if err := m.want(ctx, w); err != nil {
 		return err
 	}
-	return do()
+	err := do()
+	var refused *UnexpectedEventError
+	if errors.As(err, &refused) && !errors.As(err, new(*StepError)) && was.Want != w { // its state has changed in between
+		return errors.Join(err, m.want(context.WithoutCancel(ctx), was.Want))
+	}
+	return err
 }
 
 // reset makes the keeper try again what it has given up.

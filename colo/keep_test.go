@@ -1,6 +1,7 @@
 package colo_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -68,4 +69,34 @@ func TestSecondaryIsNotOutrun(t *testing.T) {
 	if p.launchers["n2"].Copy("web") != c {
 		t.Error("the guest was booted again")
 	}
+}
+
+// TestRefusedProtect: what is refused is not done later either, also when the node acts by itself.
+func TestRefusedProtect(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	p.powerOff()
+	p.recovery = &colo.Recovery{HoldDown: 10 * time.Millisecond}
+	p.restart()
+	ctx, n1 := t.Context(), p.nodes["n1"]
+	must(t, n1.Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}}))
+	refused := func(when string) {
+		t.Helper()
+		if _, err := n1.Preview("web", colo.ReqProtect); !errors.As(err, new(*colo.UnexpectedEventError)) {
+			t.Errorf("%s: preview: %v", when, err)
+		}
+		if err := n1.Protect(ctx, "web", colo.ProtectOptions{}); !errors.As(err, new(*colo.UnexpectedEventError)) {
+			t.Errorf("%s: %v", when, err)
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if st, err := n1.Wait(short, "web", func(st colo.Status) bool { return st.State != colo.Stopped }); err == nil {
+			t.Errorf("%s: it is %s: %s", when, st.State, st.Why)
+		}
+	}
+	refused("new")
+	must(t, n1.Start(ctx, "web"))
+	must(t, n1.Stop(ctx, "web", colo.StopOptions{Force: true}))
+	p.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Stopped })
+	refused("stopped")
 }

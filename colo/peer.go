@@ -128,6 +128,7 @@ type PeerVM struct {
 	Running    bool     `json:"running"`           // a QEMU of it is there
 	Answers    bool     `json:"answers,omitempty"` // and has answered just now
 	Want       string   `json:"want,omitempty"`    // of the VM's owner, as the peer knows
+	Lacks      bool     `json:"lacks,omitempty"`   // a half of a disk there is out of service
 }
 
 // Errors of the cooperation between nodes.

@@ -231,6 +231,9 @@ func (m *machine) switchoverPlan() *Plan {
 			if vm.State != Secondary || !vm.Running {
 				return fmt.Errorf("the copy on %s is %s, not a running secondary", info.Name, vm.State)
 			}
+			if rec, _ := m.info(); vm.Lacks && !behind(rec) {
+				return fmt.Errorf("the copy on %s: %w", info.Name, ErrDiskOffline)
+			}
 			return m.arbiterAnswers(ctx)
 		}},
 		{Name: "force a checkpoint", Do: func(ctx context.Context) error {

@@ -413,7 +413,7 @@ func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
 		return PeerVM{}, err
 	}
 	rec, _ := m.info()
-	out := PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Want: rec.Want}
+	out := PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Want: rec.Want, Lacks: len(offline(rec)) > 0}
 	if c := m.current(); c != nil {
 		// Within what those who ask for a claim have the patience for.
 		actx, cancel := context.WithTimeout(ctx, n.cfg.HeartbeatInterval)
