@@ -35,6 +35,8 @@ type bare struct {
 	recovery  *colo.Recovery
 	limits    map[string]colo.Limits
 	resync    colo.ResyncLimits
+	alone     bool                                   // there is no arbiter
+	peers     func(to string, p colo.Peer) colo.Peer // what stands between the nodes instead of the wire
 }
 
 // view is the arbiter that a node asks. Another can take its place while the node runs.
@@ -82,6 +84,13 @@ func (p *bare) restart() {
 	p.t.Helper()
 	p.open("n1")
 	p.open("n2")
+	if p.peers != nil {
+		for _, name := range []string{"n1", "n2"} {
+			to := p.nodes[map[string]string{"n1": "n2", "n2": "n1"}[name]]
+			must(p.t, p.nodes[name].Connect(p.peers(to.Info().Name, to.AsPeer()), to.Info()))
+		}
+		return
+	}
 	var err error
 	p.wire, err = colo.NewWire(p.nodes["n1"], p.nodes["n2"])
 	must(p.t, err)
@@ -98,9 +107,13 @@ func (p *bare) open(name string) {
 	p.views[name] = &view{}
 	arb := p.mem.View(name)
 	p.views[name].Store(&arb)
+	var asks arbiter.Arbiter
+	if !p.alone {
+		asks = p.views[name]
+	}
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: []colo.Link{{Name: "link0", Address: netip.AddrFrom4([4]byte{127, 30, p.net, name[1] - '0'})}},
-		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: p.views[name], HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
+		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
 		HeartbeatTimeout: time.Second, Launcher: p.launchers[name], Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)

@@ -74,6 +74,7 @@ type message struct {
 	kind  EventKind
 	text  string
 	disk  string       // that is out of service now
+	gen   uint64       // of a peer's report, in which it counted both copies
 	copy  Copy         // the copy it is about, when it comes from one
 	job   *job         // the plan that has ended
 	err   error        // how
@@ -257,7 +258,7 @@ func (m *machine) recall(ctx context.Context, t Transition, msg message) {
 	case t.To == t.From && t.Plan == "" && m.job != nil:
 		switch msg.kind {
 		case ChannelLost, PeerDead, PeerLost, Hung, ReqUnprotect, DiskFailed:
-			m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, copy: msg.copy})
+			m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, gen: msg.gen, copy: msg.copy})
 		}
 	case (t.To == Protected || t.To == Secondary) && t.From != t.To:
 		missed := m.missed
@@ -314,7 +315,7 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 	} else if msg.err != nil {
 		why = joinText(msg.err.Error(), t.Why)
 	}
-	m.note(t)
+	m.note(t, msg.gen)
 	if o, ok := msg.args.(ForceOptions); ok {
 		m.mu.Lock()
 		m.marks.overrule = o.AcceptDataLoss

@@ -10,12 +10,13 @@ import (
 
 // marks are what the machine remembers of how it came into arbitration. Guarded by machine.mu.
 type marks struct {
-	proof     bool // the peer's node says that its copy is dead
-	forced    bool // a person says so
-	overrule  bool // and accepts the loss of what another copy wrote
-	heartbeat bool // silence is the only sign of the loss
-	claims    int  // attempts so far
-	asked     bool // the arbiter may have been changed by one of them
+	proof     bool   // the peer's node says that its copy is dead
+	proven    uint64 // the generation in which it was one of two
+	forced    bool   // a person says so
+	overrule  bool   // and accepts the loss of what another copy wrote
+	heartbeat bool   // silence is the only sign of the loss
+	claims    int    // attempts so far
+	asked     bool   // the arbiter may have been changed by one of them
 	since     time.Time
 	secondary bool      // this copy was the secondary
 	deferred  time.Time // when the primary last had the chance to claim first
@@ -24,7 +25,7 @@ type marks struct {
 }
 
 // note keeps what later plans need to know of a transition.
-func (m *machine) note(t Transition) {
+func (m *machine) note(t Transition, gen uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k := &m.marks
@@ -41,7 +42,7 @@ func (m *machine) note(t Transition) {
 	}
 	switch t.Event {
 	case PeerDead:
-		k.proof = true
+		k.proof, k.proven = true, max(k.proven, gen)
 		m.wake()
 	case ReqForce:
 		k.forced = true

@@ -129,9 +129,9 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				v.Base = &state.Base{Peer: to.Name, Generation: got.Generation}
 			}
 		})
-		// The peer's own copy of the record is a convenience: at a loss the arbiter's counts.
-		if err := peer.Confirm(ctx, got); err != nil {
+		if err := peer.Confirm(ctx, got); err != nil { // it runs, but would not know after a loss of power that its disks are whole
 			m.log.Warn("the peer was not told that it counts", "err", err)
+			m.confirm()
 		}
 		return nil
 	}})
@@ -171,6 +171,38 @@ func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error
 		case <-time.After(wait):
 		}
 	}
+}
+
+// confirm tells the peer that its copy counts until it has heard, or this node's record is another one. Without an arbiter that is what its copy goes on by.
+func (m *machine) confirm() {
+	rec := m.record()
+	if len(rec.Members) < 2 {
+		return
+	}
+	m.n.wg.Go(func() {
+		for {
+			p, info, err := m.n.partner()
+			if err == nil {
+				ctx, cancel := context.WithTimeout(m.n.ctx, cedeTimeout)
+				err = p.Confirm(ctx, rec)
+				cancel()
+			}
+			if err == nil {
+				return
+			}
+			m.log.Debug("the peer does not know yet that its copy counts", "peer", info.Name, "err", err)
+			select {
+			case <-time.After(time.Second):
+			case <-m.quit:
+				return
+			case <-m.n.ctx.Done():
+				return
+			}
+			if s := m.State(); (s != Protected && s != Attaching) || !m.record().Equal(rec) {
+				return
+			}
+		}
+	})
 }
 
 // detachPlan ends protection on request.

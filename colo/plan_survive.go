@@ -195,7 +195,12 @@ func (m *machine) claim(ctx context.Context) error {
 		rec, _ := m.info()
 		switch {
 		case slices.Equal(rec.Members, []string{me}): // handed over, or never protected
+		case k.secondary && k.proven > rec.Generation: // the peer has counted this copy in after it was prepared, and this node has not heard so
+			m.update(setRecord(k.proven+1, []string{me}))
 		case len(rec.Members) > 0 && !slices.Contains(rec.Members, me):
+			if k.secondary && m.n.cfg.Arbiter == nil && !k.forced && !m.goesOnThere(ctx) {
+				return fmt.Errorf("%w: %w, and the peer can't be asked whether it has counted this copy in", errUndecided, ErrNoArbiter)
+			}
 			return errLost
 		case k.forced || k.proof:
 			m.update(setRecord(rec.Generation+1, []string{me}))
@@ -216,6 +221,25 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errUndecided, err)
+}
+
+// goesOnThere says whether the peer says that it goes on without the copy here, which it has not counted in or has counted out.
+func (m *machine) goesOnThere(ctx context.Context) bool {
+	p, _, err := m.n.partner()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
+	defer cancel()
+	there, err := p.Inquire(ctx, m.name)
+	if rec, _ := m.info(); err != nil || there.Generation < rec.Generation || slices.Contains(there.Members, m.n.cfg.Name) {
+		return false
+	}
+	switch there.State {
+	case Solo, Syncing, Starting, Stopping, Stopped: // in all others it may count this copy in, or has
+		return true
+	}
+	return false
 }
 
 // noteCut notes whether the copy is silent for as long as it is not decided who goes on.

@@ -179,6 +179,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 		goOn(FailingOver, planSurvive, "the node was restarted") // takes down what an attempt to protect has left
 	case view.Mode == "primary" && len(rec.Members) > 1 && !view.Cut:
 		goOn(Protected, "", "the node was restarted")
+		m.confirm() // an earlier run of the node may have ended before the peer had heard
 		if len(view.Gone) > 0 {
 			m.post(message{kind: DiskFailed, text: "its half of " + strings.Join(view.Gone, ", ") + " is out of service", copy: c})
 		}

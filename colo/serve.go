@@ -329,7 +329,18 @@ func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
 		return err
 	}
 	_, spec := m.info()
-	return m.updateNow(ctx, both(setRecord(rec.Generation, rec.Members), both(setDisks(spec, true, rec.Generation), both(setWritten(spec, false), func(v *state.VM) { v.Target = "" }))))
+	confirmed := both(setRecord(rec.Generation, rec.Members), both(setDisks(spec, true, rec.Generation), both(setWritten(spec, false), func(v *state.VM) { v.Target = "" })))
+	if err := m.updateNow(ctx, func(v *state.VM) {
+		if v.Role == state.RoleSecondary && rec.Generation >= v.Generation { // it may have gone on, or ended, meanwhile
+			confirmed(v)
+		}
+	}); err != nil {
+		return err
+	}
+	if have, _ := m.info(); have.Generation != rec.Generation || !slices.Equal(have.Members, rec.Members) {
+		return fmt.Errorf("%s: %w: the copy of generation %d has ended, or has gone on", m.name, ErrGenerationOld, rec.Generation)
+	}
+	return nil
 }
 
 // serveSums hashes for a resync that this node's standby is the target of. A request of an earlier one is about disks that have changed.
@@ -393,7 +404,7 @@ func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string
 		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrNothingToGoOn)
 	}
 	if rec, _ := m.info(); r.Generation >= rec.Generation {
-		m.post(message{kind: kind, text: r.From + " " + text})
+		m.post(message{kind: kind, text: r.From + " " + text, gen: r.Generation})
 	}
 	if off && kind == ChannelLost {
 		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrGuestOff)

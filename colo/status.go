@@ -174,12 +174,15 @@ func (m *machine) peerLacks(ctx context.Context, here State) string {
 		want = Protected
 	}
 	for {
+		rec, _ := m.info()
 		there, err := p.Inquire(ctx, m.name)
 		switch {
 		case err != nil:
 			return fmt.Sprintf("%s does not answer: %v", info.Name, err)
 		case there.State != want:
 			return fmt.Sprintf("the copy on %s is %s", info.Name, there.State)
+		case there.Generation != rec.Generation || len(there.Members) < 2:
+			return fmt.Sprintf("%s does not know yet that its copy counts: it is at generation %d of %v", info.Name, there.Generation, there.Members)
 		case there.Answers:
 			return ""
 		}

@@ -234,8 +234,8 @@ var guards = []guard{
 		[]change{
 			{
 				"machine.go",
-				"m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, copy: msg.copy})",
-				"if !OFF {\n\t\t\t\tm.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, copy: msg.copy})\n\t\t\t}",
+				"m.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, gen: msg.gen, copy: msg.copy})",
+				"if !OFF {\n\t\t\t\tm.missed = append(m.missed, message{kind: msg.kind, text: msg.text, disk: msg.disk, gen: msg.gen, copy: msg.copy})\n\t\t\t}",
 			},
 		},
 		[]Kind{KillQEMU, Unprotect, Switchover, CutArbiter, MuteArbiter}, false,
