@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 )
 
 // ledger writes to the store in order, from one goroutine, so that what must not wait for the disk (the state machine, a failover) doesn't.
@@ -15,6 +16,11 @@ type ledger struct {
 	ch    chan entry
 	quit  chan struct{}
 	wg    sync.WaitGroup
+	owed  []func(RecordsTx) error // could not be written, and nobody waits for it: tried again before anything else
+
+	mu      sync.Mutex
+	trouble error // why the store lacks something; nil when it doesn't
+	lost    bool  // and it will not be tried again
 }
 
 type entry struct {
@@ -42,17 +48,65 @@ func (l *ledger) run() {
 			continue
 		default:
 		}
+		var again <-chan time.Time
+		if len(l.owed) > 0 {
+			again = time.After(owedEvery)
+		}
 		select { // nothing waits: now the end counts too
 		case e := <-l.ch:
 			l.do(e)
+		case <-again:
+			_ = l.put(func(RecordsTx) error { return nil })
 		case <-l.quit:
 			return
 		}
 	}
 }
 
+// owedEvery is how often a store is tried again that lacks something.
+const owedEvery = time.Second
+
+// put writes what could not be written before, and then fn.
+func (l *ledger) put(fn func(RecordsTx) error) error {
+	if len(l.owed) == 0 {
+		return l.store.Write(fn)
+	}
+	if err := l.store.Write(func(RecordsTx) error { return nil }); err != nil {
+		return err
+	}
+	for len(l.owed) > 0 {
+		if err := l.store.Write(l.owed[0]); err != nil { // it may be about a VM that is no more
+			l.log.Error("state was not written", "err", err)
+		}
+		l.owed = l.owed[1:]
+	}
+	l.note(nil, false)
+	return l.store.Write(fn)
+}
+
+// note keeps why the store lacks something.
+func (l *ledger) note(err error, lost bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost = l.lost || lost
+	if err != nil || !l.lost {
+		l.trouble = err
+	}
+}
+
+// Unwritten says why the state folder lacks something that this node knows; nil when it doesn't. A node that loses power then comes back with less than it
+// knew, so no VM counts as protected by it. What could not be written is tried again; what was too much is not, until the node's next start.
+func (n *Node) Unwritten() error { return n.ledger.lacks() }
+
+// lacks says why the store lacks something that this node knows; nil when it doesn't.
+func (l *ledger) lacks() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.trouble
+}
+
 func (l *ledger) do(e entry) {
-	err := l.store.Write(e.write)
+	err := l.put(e.write)
 	if e.after != nil {
 		e.after(err)
 	}
@@ -60,6 +114,11 @@ func (l *ledger) do(e entry) {
 		e.done <- err
 	} else if err != nil {
 		l.log.Error("state was not written", "err", err)
+		full := len(l.owed) >= ledgerBuffer
+		if !full {
+			l.owed = append(l.owed, e.write)
+		}
+		l.note(err, full)
 	}
 }
 
@@ -74,6 +133,7 @@ func (l *ledger) write(fn func(RecordsTx) error) {
 	case l.ch <- entry{write: fn}:
 	default:
 		l.log.Error("state was not written", "err", errLedgerFull)
+		l.note(errLedgerFull, true)
 	}
 }
 

@@ -145,11 +145,10 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 // admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,
 // only its protection is not yet certain. When it is interrupted nobody knows whether the arbiter has counted the peer in.
 func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error) {
-	m.guard(ctx)                // from here on this copy may lose its right to speak without being told
-	if m.n.cfg.Arbiter != nil { // from here on, until it has answered, this node must not believe that it is alone
-		if err := m.updateNow(ctx, func(v *state.VM) { v.Offered = peer }); err != nil {
-			return arbiter.Record{}, fmt.Errorf("%w: %w", errUndecided, err)
-		}
+	m.guard(ctx) // from here on this copy may lose its right to speak without being told
+	// From here on, until it is certain whether the peer counts, this node must not believe that it is alone, also after a loss of power.
+	if err := m.updateNow(ctx, func(v *state.VM) { v.Offered = peer }); err != nil {
+		return arbiter.Record{}, fmt.Errorf("%w: %w", errUndecided, err)
 	}
 	// The peer may have been counted in: when this is interrupted, not a word from then on. The arbiter's answer may take its time.
 	stop := context.AfterFunc(ctx, func() { m.silence(m.n.ctx) })

@@ -123,6 +123,9 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	case len(s.Members) < 2:
 		return not("the secondary is not yet counted in")
 	}
+	if err := m.n.ledger.lacks(); err != nil {
+		return not("the state folder on %s lacks what this node knows: %v", m.n.cfg.Name, err)
+	}
 	for _, d := range s.Disks {
 		if d.Offline != "" {
 			return not("this node's half of disk %s is out of service: %s", d.Name, d.Offline)

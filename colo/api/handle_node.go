@@ -88,6 +88,8 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 	}
 	if _, err := n.History(state.Query{Node: true, Limit: 1}); err != nil {
 		add("state", false, "%v", err)
+	} else if err := n.Unwritten(); err != nil {
+		add("state", false, "not written: %v", err)
 	} else {
 		add("state", true, "readable")
 	}
