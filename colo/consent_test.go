@@ -2,6 +2,7 @@ package colo_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -34,4 +35,41 @@ func TestConsent(t *testing.T) {
 	without("n2", vm.ID, "outdated", true)
 	must(t, p.nodes["n1"].Stop(ctx, "web", colo.StopOptions{}))
 	without("n1", vm.ID, "stopped", true)
+	must(t, p.nodes["n1"].Start(ctx, "web"))
+	p.launchers["n1"].Copy("web").Crash()
+	p.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Stopped })
+	without("n1", vm.ID, "crashed", true)
+}
+
+// TestConsentOfWhatEnds: a hung primary is outdated as soon as it is to be ended. Until it has ended its node doesn't agree to be left out, nor does it say that no
+// copy runs there.
+func TestConsentOfWhatEnds(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	ctx := t.Context()
+	p.protect(colo.ProtectionSpec{})
+	vm, err := p.stores["n1"].Get("web")
+	must(t, err)
+	c := p.launchers["n1"].Copy("web")
+	release := c.Stick()
+	defer release()
+	c.Hang()
+	p.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.Plan != nil })
+	for range 20 {
+		if err := p.nodes["n1"].Consent(ctx, arbiter.Record{VM: vm.ID, Generation: 9, Members: []string{"n2"}}); err == nil {
+			t.Fatal("agrees while its copy lives")
+		}
+		there, err := p.nodes["n1"].AsPeer().Inquire(ctx, "web")
+		must(t, err)
+		if !there.Running {
+			t.Fatal("says that no copy runs")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	release()
+	p.await("n1", "its end", func(st colo.Status) bool { return st.Plan == nil && st.PID == 0 })
+	if err := p.nodes["n1"].Consent(ctx, arbiter.Record{VM: vm.ID, Generation: 9, Members: []string{"n2"}}); err != nil {
+		t.Error(err)
+	}
+	p.await("n2", "the VM", atRest(colo.Solo, "n2"))
 }

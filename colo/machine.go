@@ -45,6 +45,8 @@ type machine struct {
 	since   time.Time
 	spec    *Spec
 	copy    Copy
+	ending  bool     // copy is being killed: until it has ended it counts as one that runs, but its end is no event
+	exited  bool     // the last copy of this run of the node's has ended
 	rec     state.VM // what the store holds
 	sync    *SyncResult
 	prog    *Progress

@@ -102,13 +102,27 @@ func (m *machine) emit(e Event) {
 func (m *machine) isCopy(c Copy) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.copy == c
+	return m.copy == c && !m.ending
 }
 
 func (m *machine) setCopy(c Copy) {
 	m.mu.Lock()
-	m.copy = c
+	m.copy, m.ending, m.exited = c, false, c == nil
 	m.wake()
+	m.mu.Unlock()
+}
+
+// noCopy says whether it is certain that no copy runs here.
+func (m *machine) noCopy() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.copy == nil && (m.rec.Instance == nil || m.exited)
+}
+
+// setEnding makes what the copy does from here on no event.
+func (m *machine) setEnding(ending bool) {
+	m.mu.Lock()
+	m.ending = ending
 	m.mu.Unlock()
 }
 

@@ -122,12 +122,13 @@ func (m *machine) discard(ctx context.Context) error {
 	c := m.current()
 	_, spec := m.info()
 	if c != nil {
-		m.setCopy(nil) // its end is no event
+		m.setEnding(true)
 		cutErr := c.Cut(ctx)
 		if err := c.Kill(ctx); err != nil {
-			m.setCopy(c)
+			m.setEnding(false)
 			return errors.Join(err, cutErr)
 		}
+		m.setCopy(nil)
 		if cutErr != nil { // the kill has silenced it as well
 			m.log.Warn("the tap of a dead copy was not cut", "err", cutErr)
 		}

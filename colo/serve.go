@@ -453,8 +453,13 @@ func (n *Node) Consent(ctx context.Context, next arbiter.Record) error {
 		return err
 	}
 	switch s := m.State(); s {
-	case Stopped, Outdated, Standby, Secondary:
+	case Standby, Secondary:
 		return nil
+	case Stopped, Outdated, Failed: // a copy may be about to be ended, or to run on unseen
+		if m.noCopy() {
+			return nil
+		}
+		return fmt.Errorf("%s on %s is %s, but its copy has not ended yet", m.name, n.cfg.Name, s)
 	case Arbitrating:
 		if m.marked().cut {
 			return nil

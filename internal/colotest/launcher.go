@@ -147,7 +147,8 @@ type Copy struct {
 	begun  time.Time // of COLO
 	speed  int64
 	paused bool
-	gone   []string // disks whose half here it has let go of
+	gone   []string      // disks whose half here it has let go of
+	stuck  chan struct{} // closed when a kill works again; nil when it does
 }
 
 var errDead = errors.New("this copy has ended")
@@ -191,6 +192,34 @@ func (c *Copy) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.other, c.begun = nil, time.Time{}
+}
+
+// Stick makes kills wait until the returned function is called, as of a process that hangs in the kernel.
+func (c *Copy) Stick() (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stuck := make(chan struct{})
+	c.stuck = stuck
+	return sync.OnceFunc(func() { close(stuck) })
+}
+
+// Hang tells that the copy does not answer any more.
+func (c *Copy) Hang() { c.emit(colo.Hung, "it does not answer") }
+
+// Kill ends it, see [Copy.Stick].
+func (c *Copy) Kill(ctx context.Context) error {
+	c.mu.Lock()
+	stuck := c.stuck
+	c.mu.Unlock()
+	if stuck != nil {
+		select {
+		case <-stuck:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	c.end("killed")
+	return nil
 }
 
 // Joined says whether the copy is on the LAN.
@@ -239,7 +268,6 @@ func (c *Copy) Cut(context.Context) error                       { return c.setJo
 func (c *Copy) Cont(context.Context) error                      { return nil }
 func (c *Copy) Pause(context.Context) error                     { return nil }
 func (c *Copy) Powerdown(context.Context) error                 { return nil }
-func (c *Copy) Kill(context.Context) error                      { c.end("killed"); return nil }
 func (c *Copy) Commit(context.Context) error                    { return nil }
 func (c *Copy) Announce(context.Context) error                  { return nil }
 func (c *Copy) Checkpoint(context.Context) error                { return nil }
