@@ -52,8 +52,8 @@ func TestPeerErrors(t *testing.T) {
 	}
 	rec, err := s.hosts["n2"].store.Get("web")
 	must(t, err)
-	if err := p.Confirm(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{"n1"}}); err != nil {
-		t.Errorf("what needs no answer: %v", err)
+	if err := p.Confirm(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{"n1"}}); !errors.Is(err, colo.ErrGenerationOld) || errors.Is(err, colo.ErrPeerUnreachable) {
+		t.Errorf("a copy that is no secondary: %v", err)
 	}
 	if vm, err := p.Inquire(ctx, "web"); err != nil || vm.State != colo.Stopped || vm.Running {
 		t.Errorf("inquire: %+v, %v", vm, err)
