@@ -101,7 +101,6 @@ func (m *machine) noteDisk(msg message) {
 		m.update(changeDisk(msg.disk, func(d *state.Disk) { d.Offline, d.InSync = msg.text, false }))
 	case !m.peerWhole():
 		m.log.Warn("a half of a disk is said to be gone, and the peer's is not whole: this node's still counts", "disk", msg.disk, "text", msg.text)
-		return
 	default:
 		m.update(letGo(msg.disk, msg.text))
 	}
