@@ -100,3 +100,42 @@ func TestRefusedProtect(t *testing.T) {
 	p.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Stopped })
 	refused("stopped")
 }
+
+// TestStopForgetsGivenUp: what recovery has given up is no news any more once the owner has stopped the VM.
+func TestStopForgetsGivenUp(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	p.powerOff()
+	p.recovery = &colo.Recovery{HoldDown: 10 * time.Millisecond, Attempts: 1}
+	p.restart()
+	ctx, n1 := t.Context(), p.nodes["n1"]
+	p.launchers["n2"].Refuse(errors.New("no such bridge"))
+	must(t, n1.Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}}))
+	must(t, n1.Start(ctx, "web"))
+	p.await("n1", "being given up", func(st colo.Status) bool { return st.GivenUp != "" && st.State == colo.Solo && st.Plan == nil })
+	must(t, n1.Stop(ctx, "web", colo.StopOptions{Force: true}))
+	if st := p.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Stopped }); st.GivenUp != "" {
+		t.Errorf("stopped by its owner, and %s", st.GivenUp)
+	}
+}
+
+// TestLearntFromPeer: a VM that a node has only heard of from its peer is the peer's: it isn't started here from disks that were never equal.
+func TestLearntFromPeer(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	p.powerOff()
+	p.alone = true
+	p.restart()
+	ctx, n1, n2 := t.Context(), p.nodes["n1"], p.nodes["n2"]
+	p.launchers["n2"].Refuse(errors.New("no such bridge"))
+	must(t, n1.Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}}))
+	must(t, n1.Start(ctx, "web"))
+	if err := n1.Protect(ctx, "web", colo.ProtectOptions{}); err == nil {
+		t.Fatal("protected by a node that can't")
+	}
+	p.launchers["n2"].Refuse(nil)
+	p.wire.SetUp(false)
+	if err := n2.Start(ctx, "web"); !errors.Is(err, colo.ErrNotCurrent) {
+		t.Errorf("n2 starts it: %v", err)
+	}
+}

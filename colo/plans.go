@@ -113,6 +113,7 @@ func (m *machine) stopPlan(o StopOptions) *Plan {
 	}
 	return &Plan{Kind: planStop, Steps: append(steps, Step{Name: "end QEMU", Do: func(ctx context.Context) error {
 		m.update(func(v *state.VM) { v.Want = WantStopped }) // also when it was the guest who wanted it
+		m.reset()                                            // what recovery has given up is not wanted any more
 		return m.discard(ctx)
 	}})}
 }
