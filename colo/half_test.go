@@ -35,6 +35,7 @@ type bare struct {
 	recovery  *colo.Recovery
 	limits    map[string]colo.Limits
 	resync    colo.ResyncLimits
+	timeouts  map[string]time.Duration               // of the heartbeats; 1s when 0
 	alone     bool                                   // there is no arbiter
 	peers     func(to string, p colo.Peer) colo.Peer // what stands between the nodes instead of the wire
 }
@@ -107,6 +108,10 @@ func (p *bare) open(name string) {
 	p.views[name] = &view{}
 	arb := p.mem.View(name)
 	p.views[name].Store(&arb)
+	timeout := p.timeouts[name]
+	if timeout == 0 {
+		timeout = time.Second
+	}
 	var asks arbiter.Arbiter
 	if !p.alone {
 		asks = p.views[name]
@@ -114,7 +119,7 @@ func (p *bare) open(name string) {
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: []colo.Link{{Name: "link0", Address: netip.AddrFrom4([4]byte{127, 30, p.net, name[1] - '0'})}},
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
-		HeartbeatTimeout: time.Second, Launcher: p.launchers[name], Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
+		HeartbeatTimeout: timeout, Launcher: p.launchers[name], Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)
 	p.nodes[name], p.stores[name] = n, st
@@ -128,6 +133,21 @@ func (p *bare) protect(prot colo.ProtectionSpec) {
 	must(p.t, p.nodes["n1"].Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}, Protection: prot}))
 	must(p.t, p.nodes["n1"].Start(ctx, "web"))
 	must(p.t, p.nodes["n1"].Protect(ctx, "web", colo.ProtectOptions{}))
+}
+
+// TestTimeoutsDiffer: the gate's rule counts with the other node's figures.
+func TestTimeoutsDiffer(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	p.powerOff()
+	p.timeouts = map[string]time.Duration{"n2": 3 * time.Second}
+	p.restart()
+	ctx, n1 := t.Context(), p.nodes["n1"]
+	must(t, n1.Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}}))
+	must(t, n1.Start(ctx, "web"))
+	if err := n1.Protect(ctx, "web", colo.ProtectOptions{}); !errors.As(err, new(*colo.PeerMismatchError)) {
+		t.Errorf("protected with different timeouts: %v", err)
+	}
 }
 
 func (p *bare) await(name, what string, ok func(colo.Status) bool) colo.Status {

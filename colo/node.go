@@ -220,7 +220,8 @@ func (n *Node) add(spec *Spec, rec *state.VM) *machine {
 
 // Info describes this node to a peer.
 func (n *Node) Info() NodeInfo {
-	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Starter: n.cfg.startedBy(), Plain: n.cfg.Plain, MPTCP: n.multipath() == nil, Port: n.cfg.HeartbeatPort}
+	return NodeInfo{Name: n.cfg.Name, Links: slices.Clone(n.cfg.Links), QEMU: n.qemu, Accel: n.cfg.Accel, Starter: n.cfg.startedBy(), Plain: n.cfg.Plain, MPTCP: n.multipath() == nil, Port: n.cfg.HeartbeatPort,
+		HeartbeatInterval: n.cfg.HeartbeatInterval, HeartbeatTimeout: n.cfg.HeartbeatTimeout}
 }
 
 // Connect makes p this node's partner: heartbeats go to it over all links from now on, and VMs are protected by it. A node has one

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -35,7 +36,7 @@ func (n *Node) Create(ctx context.Context, s *Spec) error {
 	if _, err := n.launcher.CreateImages(ctx, s); err != nil {
 		return err
 	}
-	_, err = n.create(s, "")
+	_, err = n.create(s, "", arbiter.Record{})
 	return err
 }
 
@@ -57,13 +58,13 @@ func (n *Node) reserve(name string) (release func(), err error) {
 	}, nil
 }
 
-// create stores a new VM whose name is reserved.
-func (n *Node) create(s *Spec, id string) (*machine, error) {
+// create stores a new VM whose name is reserved. One that the peer runs already belongs to the peer.
+func (n *Node) create(s *Spec, id string, held arbiter.Record) (*machine, error) {
 	text, err := MarshalSpec(s)
 	if err != nil {
 		return nil, err
 	}
-	if err := n.cfg.Records.Create(state.VM{Name: s.Name, ID: id, Spec: text, Phase: string(Stopped)}); err != nil {
+	if err := n.cfg.Records.Create(state.VM{Name: s.Name, ID: id, Spec: text, Phase: string(Stopped), Generation: held.Generation, Members: held.Members}); err != nil {
 		return nil, err
 	}
 	rec, err := n.cfg.Records.Get(s.Name)

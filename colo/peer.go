@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
 )
@@ -47,6 +48,9 @@ type NodeInfo struct {
 	Plain   bool   `json:"plain,omitempty"` // replication is not encrypted
 	MPTCP   bool   `json:"mptcp,omitempty"` // it can use several links at once
 	Port    int    `json:"port"`            // of the heartbeats
+	// HeartbeatInterval and HeartbeatTimeout, in nanoseconds, have to be the same on both nodes: each counts on what the other keeps. 0 is unknown.
+	HeartbeatInterval time.Duration `json:"heartbeat_interval,omitempty"`
+	HeartbeatTimeout  time.Duration `json:"heartbeat_timeout,omitempty"`
 }
 
 // PrepareRequest asks for a standby.

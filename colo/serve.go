@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo/arbiter"
@@ -37,6 +38,15 @@ func (n *Node) compare(there NodeInfo) error {
 	}
 	if own := n.cfg.startedBy(); there.Starter != own {
 		return &PeerMismatchError{"what starts QEMU", starterName(own), starterName(there.Starter)}
+	}
+	// A secondary that has won speaks when the primary's lease has ended by its own figures.
+	for _, t := range []struct {
+		what        string
+		here, there time.Duration
+	}{{"the heartbeats' interval", n.cfg.HeartbeatInterval, there.HeartbeatInterval}, {"the heartbeats' timeout", n.cfg.HeartbeatTimeout, there.HeartbeatTimeout}} {
+		if t.there != 0 && t.there != t.here { // an older peer doesn't tell
+			return &PeerMismatchError{t.what, t.here.String(), t.there.String()}
+		}
 	}
 	return nil
 }
@@ -99,7 +109,7 @@ func (n *Node) remember(r PrepareRequest) (*machine, error) {
 		return nil, err
 	}
 	defer release()
-	return n.create(r.Spec, r.ID)
+	return n.create(r.Spec, r.ID, arbiter.Record{Generation: r.Generation, Members: []string{r.From}})
 }
 
 // preparePlan makes a standby. Its disks count as incomplete from before the primary can write to them until COLO is proven.

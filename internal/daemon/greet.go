@@ -114,6 +114,9 @@ func differences(want, here, got colo.NodeInfo) []string {
 	if got.QEMU != here.QEMU {
 		say("it runs QEMU %s, this node %s", got.QEMU, here.QEMU)
 	}
+	if got.HeartbeatInterval != 0 && here.HeartbeatInterval != 0 && (got.HeartbeatInterval != here.HeartbeatInterval || got.HeartbeatTimeout != here.HeartbeatTimeout) {
+		say("its heartbeats come every %s and their timeout is %s, this node's every %s and %s", got.HeartbeatInterval, got.HeartbeatTimeout, here.HeartbeatInterval, here.HeartbeatTimeout)
+	}
 	if got.Accel != here.Accel {
 		say("its accelerator is %s, this node's %s", got.Accel, here.Accel)
 	}
