@@ -157,7 +157,16 @@ func (m *machine) ceded(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	got, err := m.advance(ctx, []string{info.Name})
+	done, err := m.ask(ctx)
+	if err != nil {
+		return false
+	}
+	if !m.mustCede() { // a plan has asked meanwhile
+		done()
+		return false
+	}
+	got, err := m.advanceHeld(ctx, []string{info.Name})
+	done()
 	if err != nil {
 		return errors.Is(err, errLost)
 	}

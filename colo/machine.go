@@ -45,9 +45,10 @@ type machine struct {
 	since   time.Time
 	spec    *Spec
 	copy    Copy
-	ending  bool     // copy is being killed: until it has ended it counts as one that runs, but its end is no event
-	exited  bool     // the last copy of this run of the node's has ended
-	rec     state.VM // what the store holds
+	asking  chan struct{} // holds something while the arbiter is asked for this VM, or what is asked is being noted
+	ending  bool          // copy is being killed: until it has ended it counts as one that runs, but its end is no event
+	exited  bool          // the last copy of this run of the node's has ended
+	rec     state.VM      // what the store holds
 	sync    *SyncResult
 	prog    *Progress
 	plan    *PlanStatus
@@ -109,7 +110,7 @@ func (e *interruptedError) Error() string { return "interrupted: " + e.text }
 func newMachine(n *Node, spec *Spec, rec *state.VM) *machine {
 	m := &machine{
 		n: n, name: spec.Name, spec: spec, rec: rec.Clone(), log: n.cfg.Log.With("node", n.cfg.Name, "vm", spec.Name),
-		in: make(chan message, 64), quit: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
+		in: make(chan message, 64), asking: make(chan struct{}, 1), quit: make(chan struct{}), changed: make(chan struct{}), since: time.Now(),
 	}
 	m.state, m.why = Stopped, "the node has just started"
 	return m

@@ -147,7 +147,12 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error) {
 	m.guard(ctx) // from here on this copy may lose its right to speak without being told
 	// From here on, until it is certain whether the peer counts, this node must not believe that it is alone, also after a loss of power.
-	if err := m.updateNow(ctx, func(v *state.VM) { v.Offered = peer }); err != nil {
+	done, err := m.ask(ctx)
+	if err == nil { // a question of before that is noted now would take it back
+		err = m.updateNow(ctx, func(v *state.VM) { v.Offered = peer })
+		done()
+	}
+	if err != nil {
 		return arbiter.Record{}, fmt.Errorf("%w: %w", errUndecided, err)
 	}
 	// The peer may have been counted in: when this is interrupted, not a word from then on. The arbiter's answer may take its time.

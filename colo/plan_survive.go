@@ -371,6 +371,27 @@ func (m *machine) entrusted(ctx context.Context) bool {
 // is not current, [arbiter.ErrUnreachable] when that can't be found out. Its question is not taken back when ctx ends: it could be answered
 // after everybody has stopped listening.
 func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record, error) {
+	done, err := m.ask(ctx)
+	if err != nil {
+		return arbiter.Record{}, err
+	}
+	defer done()
+	return m.advanceHeld(ctx, members)
+}
+
+// ask waits until no other question to the arbiter about this VM is under way, and keeps others waiting until done. What is asked without a plan (settle, cede)
+// would otherwise be noted after what a plan has asked since. Nothing of that kind is under way while the VM is protected, so a claim doesn't wait here.
+func (m *machine) ask(ctx context.Context) (done func(), err error) {
+	select {
+	case m.asking <- struct{}{}:
+		return func() { <-m.asking }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// advanceHeld is advance by a caller of ask.
+func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Record, error) {
 	if err := context.Cause(ctx); err != nil {
 		return arbiter.Record{}, err
 	}
@@ -401,7 +422,7 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 		if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: cur.Generation + 1, Members: rec.Members, By: me}.Normal()); err != nil {
 			return arbiter.Record{}, err
 		}
-		return m.advance(ctx, members)
+		return m.advanceHeld(ctx, members)
 	case slices.Equal(cur.Normal().Members, next.Members) && (rec.Offered == "" || slices.Contains(members, rec.Offered)):
 		m.update(setRecord(cur.Generation, cur.Members))
 		return cur, nil // the set is what is asked for already

@@ -37,7 +37,15 @@ func (m *machine) settle(ctx context.Context) {
 
 // settled tries once.
 func (m *machine) settled(ctx context.Context) bool {
+	done, err := m.ask(ctx)
+	if err != nil {
+		return false
+	}
+	defer done()
 	rec, _ := m.info()
+	if !aloneIn(rec, m.n.cfg.Name) { // a plan has asked meanwhile
+		return true
+	}
 	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
 	defer cancel()
 	cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
@@ -52,7 +60,7 @@ func (m *machine) settled(ctx context.Context) bool {
 		return m.insist(ctx, cur) == nil
 	}
 	if now, _ := m.info(); err == nil && aloneIn(now, m.n.cfg.Name) {
-		_, err = m.advance(ctx, now.Members)
+		_, err = m.advanceHeld(ctx, now.Members)
 	}
 	if errors.Is(err, errLost) {
 		m.log.Error("the arbiter lets another copy go on than the one that is current here", "err", err)
@@ -105,7 +113,7 @@ func (m *machine) beginAnew(ctx context.Context, held arbiter.Record) error {
 	if _, err := a.Advance(ctx, arbiter.Record{VM: rec.ID, Generation: 1, Members: []string{me}, By: me}); err != nil {
 		return err
 	}
-	_, err := m.advance(ctx, []string{me}) // up to this node's generation
+	_, err := m.advanceHeld(ctx, []string{me}) // up to this node's generation
 	return err
 }
 
@@ -129,6 +137,13 @@ func (m *machine) overrule(ctx context.Context) error {
 	if a == nil {
 		return m.updateNow(ctx, asTheyAre(spec, me, generation))
 	}
+	done, err := m.ask(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	rec, _ = m.info()
+	generation = rec.Generation + 1
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
 	defer cancel()
 	cur, err := a.Get(ctx, rec.ID)
@@ -146,7 +161,7 @@ func (m *machine) overrule(ctx context.Context) error {
 	case errors.Is(err, arbiter.ErrUnreachable):
 		return nil // it is told later, if it still counts this node
 	case err == nil && cur.Has(me):
-		_, err := m.advance(ctx, []string{me})
+		_, err := m.advanceHeld(ctx, []string{me})
 		return err
 	}
 	return m.beginAnew(ctx, cur)
