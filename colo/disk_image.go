@@ -57,6 +57,9 @@ func (n *Node) Disks(ctx context.Context, vm string) ([]DiskInfo, error) {
 	return out, nil
 }
 
+// ErrShrink is returned for a size that a disk would lose something by.
+var ErrShrink = errors.New("disks don't shrink")
+
 // ImageRequest is an image to be made in a node's storage folder.
 type ImageRequest struct {
 	File   string `json:"file"`           // relative to the storage folder, or absolute
@@ -111,30 +114,44 @@ func (n *Node) MakeImage(ctx context.Context, r ImageRequest) (Image, error) {
 // Resize grows a disk of a VM that is switched off: this node's image, and the spec. The other half follows when the VM is protected next; until
 // then only this one may be started. Disks don't shrink, and not while the VM runs: a quorum can't.
 func (n *Node) Resize(ctx context.Context, vm, disk string, size Size) error {
-	m, err := n.machine(vm)
+	spec, tag, err := n.resized(vm, disk, size)
 	if err != nil {
-		return err
-	}
-	spec, tag, err := n.Spec(vm)
-	if err != nil {
-		return err
-	}
-	i, err := spec.mirroredDisk(disk)
-	if err != nil {
-		return err
-	}
-	switch s := m.State(); {
-	case size <= spec.Disks[i].Size:
-		return fmt.Errorf("disk %s of %s has %s already, and disks don't shrink", disk, vm, spec.Disks[i].Size)
-	case s != Stopped:
-		return fmt.Errorf("%s is %s here: changing a disk's size is %w: stop it first, and ask the node that ran it", vm, s, ErrNotWhileRunning)
-	}
-	spec.Disks[i].Size = size
-	if err := spec.Validate(); err != nil {
-		return err
-	}
-	if _, err := os.Stat(spec.Disks[i].path(n.cfg.StorageDir)); err != nil {
 		return err
 	}
 	return n.ask(ctx, vm, ReqEdit, &editArgs{spec: spec, tag: tag, grow: true})
+}
+
+// CheckResize tells why Resize would be refused now, and changes nothing.
+func (n *Node) CheckResize(vm, disk string, size Size) error {
+	_, _, err := n.resized(vm, disk, size)
+	return err
+}
+
+// resized is a VM's spec with another size of a disk, and the present one's tag, if it can have that now.
+func (n *Node) resized(vm, disk string, size Size) (spec *Spec, tag string, err error) {
+	m, err := n.machine(vm)
+	if err != nil {
+		return nil, "", err
+	}
+	if spec, tag, err = n.Spec(vm); err != nil {
+		return nil, "", err
+	}
+	i, err := spec.mirroredDisk(disk)
+	if err != nil {
+		return nil, "", err
+	}
+	switch s := m.State(); {
+	case size <= spec.Disks[i].Size:
+		return nil, "", fmt.Errorf("disk %s of %s has %s already, and %w", disk, vm, spec.Disks[i].Size, ErrShrink)
+	case s != Stopped:
+		return nil, "", fmt.Errorf("%s is %s here: changing a disk's size is %w: stop it first, and ask the node that ran it", vm, s, ErrNotWhileRunning)
+	}
+	spec.Disks[i].Size = size
+	if err := spec.Validate(); err != nil {
+		return nil, "", err
+	}
+	if _, err := os.Stat(spec.Disks[i].path(n.cfg.StorageDir)); err != nil {
+		return nil, "", err
+	}
+	return spec, tag, nil
 }

@@ -190,16 +190,13 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 	if err != nil {
 		return err
 	}
-	rec, spec := m.info()
-	if _, err := spec.mirroredDisk(disk); err != nil {
+	s := m.State()
+	if err := m.diskRefused(s, disk, online); err != nil {
 		return err
 	}
 	if online {
-		if rec.Disks[disk].Offline == "" {
+		if rec, _ := m.info(); rec.Disks[disk].Offline == "" {
 			return nil
-		}
-		if m.current() != nil || rec.Instance != nil { // what it writes goes to the other half only, until its end
-			return fmt.Errorf("the copy that runs on %s has let go of it: switch %s over first: %w", n.cfg.Name, vm, &UnexpectedEventError{VM: vm, State: m.State(), Event: "disk-online"})
 		}
 		if err := m.updateNow(ctx, setOffline(disk, "")); err != nil {
 			return err
@@ -211,7 +208,7 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 	if reason == "" {
 		reason = "taken out of service by a person"
 	}
-	switch s := m.State(); s {
+	switch s {
 	case Protected:
 		return m.dropDisk(ctx, disk, reason)
 	case Secondary:
@@ -232,13 +229,43 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		}
 		m.post(message{kind: DiskFailed, text: "disk " + disk + ": " + reason, copy: m.current()})
 		return nil
-	case Stopped, Outdated, Failed:
-		if aloneIn(rec, n.cfg.Name) && len(incomplete(rec, spec)) == 0 {
-			return fmt.Errorf("%s holds the only current half of disk %s: %w", n.cfg.Name, disk, &UnexpectedEventError{VM: vm, State: s, Event: "disk-offline"})
-		}
-		return m.updateNow(ctx, setOffline(disk, reason))
 	default:
-		return fmt.Errorf("%s holds the only current half of disk %s, or is changing that: %w", n.cfg.Name, disk, &UnexpectedEventError{VM: vm, State: s, Event: "disk-offline"})
+		return m.updateNow(ctx, setOffline(disk, reason))
+	}
+}
+
+// CheckDisk tells why SetDisk would be refused now, and changes nothing.
+func (n *Node) CheckDisk(vm, disk string, online bool) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	return m.diskRefused(m.State(), disk, online)
+}
+
+// diskRefused says why this node's half of a disk can't be taken out of service, or back, in a state.
+func (m *machine) diskRefused(s State, disk string, online bool) error {
+	rec, spec := m.info()
+	if _, err := spec.mirroredDisk(disk); err != nil {
+		return err
+	}
+	node := m.n.cfg.Name
+	if online {
+		if rec.Disks[disk].Offline != "" && (m.current() != nil || rec.Instance != nil) { // what it writes goes to the other half only, until its end
+			return fmt.Errorf("the copy that runs on %s has let go of it: switch %s over first: %w", node, m.name, &UnexpectedEventError{VM: m.name, State: s, Event: "disk-online"})
+		}
+		return nil
+	}
+	switch s {
+	case Protected, Secondary:
+		return nil
+	case Stopped, Outdated, Failed:
+		if aloneIn(rec, node) && len(incomplete(rec, spec)) == 0 {
+			return fmt.Errorf("%s holds the only current half of disk %s: %w", node, disk, &UnexpectedEventError{VM: m.name, State: s, Event: "disk-offline"})
+		}
+		return nil
+	default:
+		return fmt.Errorf("%s holds the only current half of disk %s, or is changing that: %w", node, disk, &UnexpectedEventError{VM: m.name, State: s, Event: "disk-offline"})
 	}
 }
 

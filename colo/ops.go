@@ -27,10 +27,7 @@ func (n *Node) Create(ctx context.Context, s *Spec) error {
 		return err
 	}
 	defer release()
-	if err := n.admit(s); err != nil {
-		return err
-	}
-	if err := n.launcher.Check(ctx, s); err != nil && !errors.Is(err, ErrImageMissing) {
+	if err := n.canHave(ctx, s); err != nil {
 		return err
 	}
 	if _, err := n.launcher.CreateImages(ctx, s); err != nil {
@@ -38,6 +35,30 @@ func (n *Node) Create(ctx context.Context, s *Spec) error {
 	}
 	_, err = n.create(s, "", arbiter.Record{})
 	return err
+}
+
+// CheckCreate tells why Create would be refused now, and makes nothing.
+func (n *Node) CheckCreate(ctx context.Context, s *Spec) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	release, err := n.reserve(s.Name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return n.canHave(ctx, s)
+}
+
+// canHave says why a new VM can't be on this node. Images that are missing are no reason: they are made.
+func (n *Node) canHave(ctx context.Context, s *Spec) error {
+	if err := n.admit(s); err != nil {
+		return err
+	}
+	if err := n.launcher.Check(ctx, s); err != nil && !errors.Is(err, ErrImageMissing) {
+		return err
+	}
+	return nil
 }
 
 // reserve keeps a name for a VM that is being made. Nothing that touches a disk is done with mu held: failovers need it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -63,6 +64,11 @@ func (c *nodesContext) validate() error {
 	for _, n := range c.Nodes {
 		if n.Name == "" || len(n.Addresses) == 0 {
 			return fmt.Errorf("context %s: each node needs a name and an address", c.Name)
+		}
+		for _, a := range n.Addresses {
+			if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
+				return fmt.Errorf("context %s: address %q of node %s: expected HOST:PORT, such as 192.0.2.11:7789", c.Name, a, n.Name)
+			}
 		}
 		if slices.Contains(seen, n.Name) {
 			return fmt.Errorf("context %s: node %s is there twice", c.Name, n.Name)

@@ -61,18 +61,19 @@ func diskList(cc *cli.Context, s *site) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, list)
 	}
-	w := table(cc.App.Writer, "disk", "node", "size", "state")
-	for _, d := range list {
-		state := "stale"
-		switch {
-		case d.ReadOnly:
-			state = mediumCell(d.DiskStatus)
-		case d.Offline != "":
-			state = "offline: " + d.Offline
-		case d.InSync:
-			state = "current"
+	newest := (&vmReport{Halves: halves}).newest()
+	w := table(cc.App.Writer, "DISK", "NODE", "SIZE", "STATE")
+	for _, h := range halves {
+		if !h.Has() {
+			continue
 		}
-		w.row(d.Name, d.Node, d.Size.String(), state)
+		for _, d := range h.Status.Disks {
+			state := halfState(h.Status, d, newest)
+			if d.Offline != "" {
+				state += ": " + d.Offline
+			}
+			w.row(d.Name, h.Node, d.Size.String(), state)
+		}
 	}
 	return w.flush()
 }
@@ -99,6 +100,9 @@ func setDisk(cc *cli.Context, s *site, verb, question string, do func(context.Co
 		return err
 	}
 	if cc.Bool("dry-run") {
+		if err := t.CheckDisk(cc.Context, vm, disk, verb == "online"); err != nil {
+			return attempt(err, "disk "+verb+" (dry run)", vm, t)
+		}
 		_, err := fmt.Fprintf(cc.App.Writer, "%s's half of disk %s of %s would go %s\n", t, disk, vm, verb)
 		return err
 	}
@@ -110,5 +114,9 @@ func setDisk(cc *cli.Context, s *site, verb, question string, do func(context.Co
 	if err := do(cc.Context, t); err != nil {
 		return attempt(err, "disk "+verb, vm, t)
 	}
-	return nil
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, map[string]any{"vm": vm, "disk": disk, "node": t.String(), "online": verb == "online"})
+	}
+	_, err = fmt.Fprintf(cc.App.Writer, "%s's half of disk %s of %s is %s\n", t, disk, vm, verb)
+	return err
 }

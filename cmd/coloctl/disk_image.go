@@ -45,9 +45,15 @@ func exportBody(cc *cli.Context, _ string) (any, error) {
 }
 
 func diskCreate(cc *cli.Context, s *site) error {
-	size, err := colo.ParseSize(cc.String("size"))
-	if err != nil || size <= 0 {
+	if !cc.IsSet("size") {
 		return usagef("disk create: which size? give --size, such as 10GiB")
+	}
+	size, err := colo.ParseSize(cc.String("size"))
+	if err != nil {
+		return usagef("--size: %v", err)
+	}
+	if size <= 0 {
+		return usagef("--size %s: expected more than 0, such as 10GiB", cc.String("size"))
 	}
 	return makeImage(cc, s, cc.Args().Get(1), "create", colo.ImageRequest{File: cc.Args().First(), Format: cc.String("format"), Size: size})
 }
@@ -108,7 +114,7 @@ func diskShow(cc *cli.Context, s *site) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, list)
 	}
-	w := table(cc.App.Writer, "disk", "node", "size", "allocated", "format", "image", "problem")
+	w := table(cc.App.Writer, "DISK", "NODE", "SIZE", "ALLOCATED", "FORMAT", "IMAGE", "PROBLEM")
 	for _, d := range list {
 		kind := d.Format
 		if d.Device {
@@ -129,14 +135,22 @@ func diskResize(cc *cli.Context, s *site) error {
 	if err != nil {
 		return attempt(err, "disk resize", vm, t)
 	}
+	in := api.ResizeRequest{Request: api.Request{Reason: cc.String("reason")}, Size: size}
 	if cc.Bool("dry-run") {
+		if err := t.CheckResize(cc.Context, vm, disk, in); err != nil {
+			return attempt(err, "disk resize (dry run)", vm, t)
+		}
 		return tellSteps(cc, vm, t, "resize", []string{"claim the VM for this node alone", fmt.Sprintf("grow the image of %s to %s", disk, size), "store the spec"})
 	}
 	if err := confirm(cc, "", "Grow disk %s of %s to %s? It can't be made smaller again.", disk, vm, size); err != nil {
 		return err
 	}
-	if err := t.DiskResize(cc.Context, vm, disk, api.ResizeRequest{Request: api.Request{Reason: cc.String("reason")}, Size: size}); err != nil {
+	if err := t.DiskResize(cc.Context, vm, disk, in); err != nil {
 		return attempt(err, "disk resize", vm, t)
 	}
-	return nil
+	if f := format(cc); f != lab.FormatTable {
+		return lab.Encode(cc.App.Writer, f, map[string]any{"vm": vm, "disk": disk, "node": t.String(), "size": size})
+	}
+	_, err = fmt.Fprintf(cc.App.Writer, "disk %s of %s has %s\n", disk, vm, size)
+	return err
 }

@@ -101,7 +101,7 @@ func (p *eventPrinter) print(n nodeEvent) error {
 	case n.Gap != nil:
 		_, err = fmt.Fprintf(p.cc.App.ErrWriter, "coloctl: %s: %s\n", n.Node, gapText(n.Gap))
 	default:
-		_, err = fmt.Fprintln(p.cc.App.Writer, eventLine(n.NumberedEvent))
+		_, err = fmt.Fprintln(p.cc.App.Writer, hang(eventLine(n.NumberedEvent), eventIndent, widthOf(p.cc.App.Writer)))
 	}
 	if err != nil {
 		return &writeError{err}
@@ -130,6 +130,9 @@ func gapText(g *api.Gap) string {
 	}
 	return "the daemon was restarted; what is now: coloctl status"
 }
+
+// eventIndent is where an event's text goes on in the next line: behind the time.
+const eventIndent = 14
 
 // eventLine is an event in one line.
 func eventLine(e *api.NumberedEvent) string {

@@ -61,7 +61,7 @@ func exitCode(err error) int {
 		return exitTimeout
 	case errors.As(err, &answer) && answer.Body.Exit != exitOK: // the server knows best what kind its error is of
 		return answer.Body.Exit
-	case errors.Is(err, lab.ErrNoLab), errors.Is(err, errNotProtected):
+	case errors.Is(err, lab.ErrNoLab), errors.Is(err, lab.ErrStarting), errors.Is(err, errNotProtected):
 		return exitNotRunning
 	case refused(err):
 		return exitRefused

@@ -72,12 +72,14 @@ func group(c *cli.Command) *cli.Command {
 
 func groupAction(cc *cli.Context) error {
 	if cc.Args().Present() {
-		return usagef("unknown command %q; see: %s --help", cc.Args().First(), strings.TrimSpace(cc.App.Name+" "+strings.TrimPrefix(cc.Command.HelpName, cc.App.Name)))
+		return usagef("unknown command %q; see: %s --help", cc.Args().First(), commandName(cc))
 	}
 	return cli.ShowSubcommandHelp(cc)
 }
 
-func onUsageError(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
+func onUsageError(cc *cli.Context, err error, _ bool) error {
+	return usagef("%s: %w; see: %s --help", commandName(cc), err, commandName(cc))
+}
 
 func outputFlag() cli.Flag {
 	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "print as table, json or yaml"}

@@ -60,11 +60,11 @@ func labList(cc *cli.Context) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, all)
 	}
-	w := tabwriter.NewWriter(cc.App.Writer, 0, 0, 3, ' ', 0)
+	w := table(cc.App.Writer)
 	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%s\n", s.Name, s.Summary)
+		w.row(s.Name, s.Summary)
 	}
-	return w.Flush()
+	return w.flush()
 }
 
 func labGuest(cc *cli.Context) error {
@@ -125,7 +125,7 @@ func labUp(cc *cli.Context) error {
 		return err
 	}
 	err = lab.Start(ctx, f, lab.StartOptions{
-		Args: os.Args[1:], Env: env, Detach: true, Log: filepath.Join(f.Path, "lab.log"), Tell: cc.App.ErrWriter,
+		Args: os.Args[1:], Env: env, Detach: true, Log: filepath.Join(f.Path, lab.LogName), Tell: cc.App.ErrWriter,
 	})
 	if err != nil {
 		return errors.Join(err, f.Remove())
@@ -167,9 +167,9 @@ func labOptions(cc *cli.Context, assets *lab.Assets, dir string) lab.Options {
 	return lab.Options{Assets: assets, Arbiter: cc.String("arbiter"), Launcher: cc.String("launcher"), Comparer: cc.String("comparer"), Links: cc.Int("links"), HoldDown: cc.Duration("hold-down"), Dir: dir}
 }
 
-// keepLab is the worker of a lab that stays up.
+// keepLab is the worker of a lab that stays up. It answers on its socket from the beginning: who asks or wants it down needn't wait until it is.
 func keepLab(cc *cli.Context) (err error) {
-	ctx, said := cc.Context, false
+	said := false
 	defer func() {
 		if err != nil && !said {
 			err = errors.Join(err, lab.Unready(err))
@@ -181,25 +181,35 @@ func keepLab(cc *cli.Context) (err error) {
 	}
 	tell, o := lab.NewTeller(lab.Starter, false), labOptions(cc, assets, lab.Root)
 	o.Say = tell.Say
-	l, err := lab.New(ctx, o)
+	c, ctx, err := lab.OpenControl(cc.Context, lab.ControlPath(), tell.Say)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	var l *lab.Lab
+	err = c.Step(ctx, "the networks and the daemons begin", lab.UpLimit, func(ctx context.Context) (err error) {
+		l, err = lab.New(ctx, o)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	tell.Say("a VM on %s, alone", lab.NodeNames[0])
-	if err := l.Boot(ctx, lab.NodeNames[0]); err != nil {
+	err = c.Step(ctx, "a VM on "+lab.NodeNames[0]+", alone: its guest boots", lab.UpLimit, func(ctx context.Context) error { return l.Boot(ctx, lab.NodeNames[0]) })
+	if err != nil {
 		return err
 	}
 	if !cc.Bool("alone") {
-		tell.Say("its guest answers; now it is protected")
-		if err := l.Protect(ctx); err != nil {
+		if err := c.Step(ctx, "its guest answers; now it is protected", lab.UpLimit, l.Protect); err != nil {
 			return err
 		}
 	}
-	return l.Serve(ctx, func() error {
-		said = true
-		return lab.Ready()
-	})
+	c.Up(l)
+	said = true
+	if err := lab.Ready(); err != nil {
+		return err
+	}
+	return c.Wait(ctx)
 }
 
 // openLab finds a lab to look into.

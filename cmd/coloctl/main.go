@@ -35,6 +35,7 @@ func main() {
 
 // run is the whole program but for its process.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	args = asked(args)
 	app, r := newApp(out, errOut)
 	if len(args) > 1 && args[len(args)-1] == completeFlag {
 		r.complete(ctx, app, args[1:len(args)-1], out)

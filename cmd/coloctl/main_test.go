@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -61,6 +62,11 @@ func TestEveryCommand(t *testing.T) {
 			}
 			if code, out, _ := coloctl(t, with("--help")...); code != exitOK || !strings.Contains(out, "USAGE") {
 				t.Errorf("--help: exit code %d, %q", code, out)
+			} else {
+				checkHelp(t, out)
+			}
+			if code, out, _ := coloctl(t, append([]string{"help"}, path...)...); code != exitOK || !strings.Contains(out, "coloctl "+strings.Join(path, " ")) {
+				t.Errorf("help: exit code %d, %q", code, out)
 			}
 			if len(c.Subcommands) > 0 {
 				if code, _, msg := coloctl(t, with("nonsense")...); code != exitUsage || !strings.Contains(msg, "nonsense") {
@@ -94,6 +100,19 @@ func TestEveryCommand(t *testing.T) {
 			}
 		})
 	})
+}
+
+// checkHelp looks whether a help page fits a plain terminal and says what its values are.
+func checkHelp(t *testing.T, page string) {
+	t.Helper()
+	for line := range strings.Lines(page) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > screenWidth {
+			t.Errorf("%d columns: %q", n, line)
+		}
+		if strings.HasPrefix(line, "   -") && strings.Contains(line, " value") {
+			t.Errorf("a value without a name: %q", line)
+		}
+	}
 }
 
 func TestReorder(t *testing.T) {
@@ -172,7 +191,12 @@ func TestMessages(t *testing.T) {
 		{"lab down --name x", exitNotRunning, "no such lab is up"},
 		{"lab shell n1", exitNotRunning, "no such lab is up"},
 		{"lab status --name ../x", exitUsage, "a-z"},
-		{"nonsense", exitUsage, `"nonsense"`},
+		{"nonsense", exitUsage, `"nonsense"; see: coloctl --help`},
+		{"vm nonsense", exitUsage, `"nonsense"; see: coloctl vm --help`},
+		{"help vm nonsense", exitUsage, `"nonsense"; see: coloctl vm --help`},
+		{"status -contxt x", exitUsage, "coloctl status: flag provided but not defined: -contxt; see: coloctl status --help"},
+		{"context add foo --node n1=1.2.3.4 --identity x --trust y", exitUsage, "expected HOST:PORT"},
+		{"disk create x.raw n1 --size 10apples", exitUsage, "10apples"},
 	}
 	for _, tt := range tests {
 		code, _, msg := coloctl(t, strings.Fields(tt.args)...)
@@ -188,6 +212,8 @@ func TestOutputs(t *testing.T) {
 		{"lab list -o json", `{"name":"kill-primary-qemu",`},
 		{"lab list -o yaml", "- name: kill-primary-qemu"},
 		{"version", "coloctl "},
+		{"--version", "coloctl "},
+		{"help", "COMMANDS"},
 		{"version -o json", `"go":"go`},
 	} {
 		code, out, msg := coloctl(t, strings.Fields(tt.args)...)

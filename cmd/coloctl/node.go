@@ -198,9 +198,10 @@ func nodeSafe(cc *cli.Context, s *site) error {
 		}
 		fmt.Fprintf(cc.App.Writer, "%s: safe to reboot: %s\n", n.Info.Name, word)
 		for _, i := range items {
-			fmt.Fprintf(cc.App.Writer, "  %s: %s\n", i.VM, i.Text)
+			width := widthOf(cc.App.Writer)
+			fmt.Fprintln(cc.App.Writer, hang(fmt.Sprintf("  %s: %s", i.VM, i.Text), 4, width))
 			if i.Remedy != "" {
-				fmt.Fprintf(cc.App.Writer, "    %s\n", i.Remedy)
+				fmt.Fprintln(cc.App.Writer, hang("    "+i.Remedy, 6, width))
 			}
 		}
 	}

@@ -143,8 +143,13 @@ func drawDoing(b *strings.Builder, s *colo.Status) {
 	if p := both.ProgressNow(s); p != nil {
 		wide(b, "  progress", progressText(p, 12), 2)
 	}
+	off := offlineText(s)
+	if off != "" {
+		wide(b, "  offline", off, 4)
+	}
 	if s.GivenUp != "" {
 		wide(b, "  given up", s.Node+": "+s.GivenUp, 3)
+	} else if off != "" && s.PID == 0 { // nothing is begun here with a half that is out of service, whatever the node waits for
 	} else if s.Outlook != "" {
 		wide(b, "  next", s.Node+": "+s.Outlook, 2)
 	}
@@ -199,16 +204,33 @@ func diskCell(s *colo.Status, name string, newest uint64) string {
 	if i < 0 {
 		return "none"
 	}
-	d := s.Disks[i]
+	return s.Disks[i].Size.String() + ", " + halfState(s, s.Disks[i], newest)
+}
+
+// halfState is how a half of a disk stands, in the words of status and of disk list.
+func halfState(s *colo.Status, d colo.DiskStatus, newest uint64) string {
 	switch {
 	case d.ReadOnly:
-		return d.Size.String() + ", " + mediumCell(d)
+		return mediumCell(d)
+	case d.Offline != "":
+		return "offline"
 	case both.RunsAsPrimary(s.State), d.InSync && s.State != colo.Outdated && s.State != colo.Standby && s.Generation == newest:
-		return fmt.Sprintf("%s, current", d.Size)
+		return "current"
 	case d.Generation == 0:
-		return fmt.Sprintf("%s, never equal", d.Size)
+		return "never equal"
 	}
-	return fmt.Sprintf("%s, stale, of generation %d", d.Size, d.Generation)
+	return fmt.Sprintf("stale, of generation %d", d.Generation)
+}
+
+// offlineText says why halves on a node are out of service, and how that ends; empty if none is.
+func offlineText(s *colo.Status) string {
+	var out []string
+	for _, d := range s.Disks {
+		if d.Offline != "" {
+			out = append(out, fmt.Sprintf("%s's half of %s: %s; until: coloctl disk online %s %s %s", s.Node, d.Name, d.Offline, s.VM, d.Name, s.Node))
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // mediumCell is a read-only disk on one node.

@@ -4,31 +4,92 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"unicode/utf8"
 )
 
-// rows prints a table: a row of headings, then rows.
+// rows prints a table: a row of headings, if there are some, then rows. On a terminal that is too narrow long cells go on in the next lines.
 type rows struct {
-	w *tabwriter.Writer
+	out   io.Writer
+	width int // of the terminal; 0 is no limit
+	cells [][]string
 }
 
+const (
+	columnGap = 2
+	// leastColumn is how narrow a column may become.
+	leastColumn = 8
+)
+
 func table(w io.Writer, headings ...string) *rows {
-	t := &rows{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	t.row(headings...)
+	t := &rows{out: w, width: widthOf(w)}
+	if len(headings) > 0 {
+		t.row(headings...)
+	}
 	return t
 }
 
-func (t *rows) row(cells ...string) {
-	for i, c := range cells {
-		if c == "" {
-			cells[i] = " "
+func (t *rows) row(cells ...string) { t.cells = append(t.cells, cells) }
+
+func (t *rows) flush() error {
+	widths := t.widths()
+	var b strings.Builder
+	for _, row := range t.cells {
+		lines := make([][]string, len(row))
+		height := 1
+		for i, cell := range row {
+			lines[i] = []string{cell}
+			if utf8.RuneCountInString(cell) > widths[i] {
+				lines[i] = fold(cell, widths[i])
+			}
+			height = max(height, len(lines[i]))
+		}
+		for n := range height {
+			line := ""
+			for i := range row {
+				text := ""
+				if n < len(lines[i]) {
+					text = lines[i][n]
+				}
+				line += fmt.Sprintf("%-*s", widths[i]+columnGap, text)
+			}
+			b.WriteString(strings.TrimRight(line, " ") + "\n")
 		}
 	}
-	fmt.Fprintln(t.w, strings.TrimRight(strings.Join(cells, "\t"), " \t"))
+	_, err := io.WriteString(t.out, b.String())
+	return err
 }
 
-func (t *rows) flush() error { return t.w.Flush() }
+// widths are those of the columns: what is in them, made narrower from the widest on until they fit.
+func (t *rows) widths() []int {
+	var widths []int
+	for _, row := range t.cells {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	total := func() (n int) {
+		for _, w := range widths {
+			n += w + columnGap
+		}
+		return n - columnGap
+	}
+	for t.width > 0 && total() > t.width {
+		widest := 0
+		for i, w := range widths {
+			if w > widths[widest] {
+				widest = i
+			}
+		}
+		if widths[widest] <= leastColumn {
+			break
+		}
+		widths[widest]--
+	}
+	return widths
+}
 
 // plural counts things: 1 day, 2 days.
 func plural(n int, thing string) string {
@@ -69,6 +130,24 @@ func fold(text string, width int) []string {
 		}
 	}
 	return append(lines, line)
+}
+
+// hang breaks a line that is too long for a terminal; what follows is indented. A width of 0 is no limit.
+func hang(line string, indent, width int) string {
+	if r := []rune(line); width > indent+leastColumn && len(r) > width {
+		cut := width
+		for i := width; i > width/2; i-- {
+			if r[i] == ' ' {
+				cut = i
+				break
+			}
+		}
+		line = strings.TrimRight(string(r[:cut]), " ")
+		for _, l := range fold(string(r[cut:]), width-indent) {
+			line += "\n" + strings.Repeat(" ", indent) + l
+		}
+	}
+	return line
 }
 
 // bytesText prints a number of bytes for people.

@@ -101,12 +101,8 @@ func vmCreate(cc *cli.Context, s *site) error {
 	text.Reason = cc.String("reason")
 	t := s.Nodes[0]
 	if cc.Bool("dry-run") {
-		vms, err := t.VMs(cc.Context)
-		if err != nil {
+		if err := t.CheckCreate(cc.Context, text); err != nil {
 			return attempt(err, "create (dry run)", spec.Name, t)
-		}
-		if slices.ContainsFunc(vms, func(v colo.Status) bool { return v.VM == spec.Name }) {
-			return attempt(colo.ErrVMExists, "create (dry run)", spec.Name, t)
 		}
 		return tellSteps(cc, spec.Name, t, "create", createSteps(spec))
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/url"
 
 	"github.com/coloctl/coloctl/colo"
 )
@@ -43,9 +44,18 @@ func (c *Client) Disks(ctx context.Context, vm string) ([]colo.DiskInfo, error) 
 
 // DiskResize grows a disk of a VM that is switched off.
 func (c *Client) DiskResize(ctx context.Context, vm, disk string, r ResizeRequest) error {
+	return c.resize(ctx, vm, disk, nil, r)
+}
+
+// CheckResize tells why DiskResize would be refused now.
+func (c *Client) CheckResize(ctx context.Context, vm, disk string, r ResizeRequest) error {
+	return c.resize(ctx, vm, disk, dryQuery(), r)
+}
+
+func (c *Client) resize(ctx context.Context, vm, disk string, q url.Values, r ResizeRequest) error {
 	body, err := jsonBody(r)
 	if err == nil {
-		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms", vm, "disks", disk, "resize"}, body: body}, nil)
+		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms", vm, "disks", disk, "resize"}, query: q, body: body}, nil)
 	}
 	return err
 }

@@ -104,6 +104,14 @@ func (c *Client) Create(ctx context.Context, s SpecText) (out VM, err error) {
 	return out, err
 }
 
+// CheckCreate tells why Create would be refused now.
+func (c *Client) CheckCreate(ctx context.Context, s SpecText) error {
+	_, err := c.do(ctx, &call{method: "POST", path: []string{"v1", "vms"}, query: dryQuery(), body: s.YAML, media: mediaYAML, header: s.header()}, nil)
+	return err
+}
+
+func dryQuery() url.Values { return url.Values{"dry_run": {"true"}} }
+
 // Delete forgets a VM and, when asked, deletes its images.
 func (c *Client) Delete(ctx context.Context, vm string, r DeleteRequest) error {
 	q := reasonQuery(r.Reason)
@@ -206,20 +214,29 @@ func (c *Client) Verify(ctx context.Context, vm string, r VerifyRequest) (Operat
 
 // DiskOffline takes this node's half of a disk out of service, DiskOnline takes it back.
 func (c *Client) DiskOffline(ctx context.Context, vm, disk string, r Request) error {
-	return c.setDisk(ctx, vm, disk, "offline", r)
+	return c.setDisk(ctx, vm, disk, "offline", nil, r)
 }
 
 // DiskOnline is the opposite of DiskOffline.
 func (c *Client) DiskOnline(ctx context.Context, vm, disk string, r Request) error {
-	return c.setDisk(ctx, vm, disk, "online", r)
+	return c.setDisk(ctx, vm, disk, "online", nil, r)
 }
 
-func (c *Client) setDisk(ctx context.Context, vm, disk, verb string, r Request) error {
+// CheckDisk tells why DiskOnline, or DiskOffline, would be refused now.
+func (c *Client) CheckDisk(ctx context.Context, vm, disk string, online bool) error {
+	verb := "offline"
+	if online {
+		verb = "online"
+	}
+	return c.setDisk(ctx, vm, disk, verb, dryQuery(), Request{})
+}
+
+func (c *Client) setDisk(ctx context.Context, vm, disk, verb string, q url.Values, r Request) error {
 	body, err := jsonBody(r)
 	if err != nil {
 		return err
 	}
-	_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms", vm, "disks", disk, verb}, body: body}, nil)
+	_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "vms", vm, "disks", disk, verb}, query: q, body: body}, nil)
 	return err
 }
 

@@ -83,6 +83,7 @@ var sentinels = []struct {
 	{"vm_exists", colo.ErrVMExists, http.StatusConflict, ExitRefused, false},
 	{"no_room", colo.ErrNoRoom, http.StatusConflict, ExitRefused, false},
 	{"mac_taken", colo.ErrMACTaken, http.StatusConflict, ExitRefused, false},
+	{"disks_dont_shrink", colo.ErrShrink, http.StatusConflict, ExitRefused, false},
 	{"spec_changed", colo.ErrSpecChanged, http.StatusPreconditionFailed, ExitRefused, false},
 	{"vm_runs", colo.ErrNotWhileRunning, http.StatusConflict, ExitRefused, false},
 	{"arbiter_unreachable", arbiter.ErrUnreachable, http.StatusServiceUnavailable, ExitNoArbiter, false},

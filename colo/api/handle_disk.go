@@ -36,12 +36,26 @@ func (s *Server) diskOnline(w http.ResponseWriter, r *request) error {
 	return s.setDisk(w, r, "online", true)
 }
 
+// dryReply answers a dry run of what has no steps to be told.
+func dryReply(w http.ResponseWriter, err error) error {
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
 func (s *Server) setDisk(w http.ResponseWriter, r *request, verb string, online bool) error {
 	var in Request
 	if err := bodyJSON(r.Request, &in, true); err != nil {
 		return err
 	}
 	disk := r.PathValue("disk")
+	if dry, err := r.flag("dry_run"); err != nil || dry {
+		if err == nil {
+			err = s.opts.Node.CheckDisk(r.vm, disk, online)
+		}
+		return dryReply(w, err)
+	}
 	if err := s.opts.Node.SetDisk(r.Context(), r.vm, disk, online, in.Reason); err != nil {
 		return err
 	}

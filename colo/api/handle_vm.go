@@ -85,6 +85,12 @@ func (s *Server) createVM(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	r.vm = spec.Name
+	if dry, err := r.flag("dry_run"); err != nil || dry {
+		if err == nil {
+			err = s.opts.Node.CheckCreate(r.Context(), spec)
+		}
+		return dryReply(w, err)
+	}
 	if err := s.opts.Node.Create(r.Context(), spec); err != nil {
 		return err
 	}

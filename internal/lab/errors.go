@@ -19,6 +19,8 @@ var (
 	ErrNoTun = errors.New("/dev/net/tun can't be used")
 	// ErrNoLab is returned when no lab of the name is up.
 	ErrNoLab = errors.New("no such lab is up")
+	// ErrStarting is returned when a lab is asked for something before it is up.
+	ErrStarting = errors.New("is still starting")
 	// ErrExists is returned when a lab of the name is up already.
 	ErrExists = errors.New("a lab of this name is up already")
 	// ErrName is returned for a lab's name that can't be used.

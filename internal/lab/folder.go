@@ -21,6 +21,8 @@ type Folder struct {
 }
 
 const (
+	// LogName is the log of a lab that stays, in its folder.
+	LogName   = "lab.log"
 	lockName  = "lock"
 	keptName  = "kept" // the lock of a folder that a person wanted kept
 	runPrefix = "coloctl-lab-"

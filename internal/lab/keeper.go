@@ -17,9 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// controlName is the socket on which a lab that is up answers, in its folder. It speaks HTTP.
-const controlName = "control.sock"
-
 // NodeStatus is one host of a lab that is up.
 type NodeStatus struct {
 	Name  string `json:"name"`
@@ -44,6 +41,8 @@ type LabStatus struct {
 	Folder string       `json:"folder"`
 	Guest  string       `json:"guest"` // its address, in the client's network
 	Nodes  []NodeStatus `json:"nodes"`
+	// Starting is what a lab that isn't up yet does; see [ErrStarting].
+	Starting string `json:"starting,omitempty"`
 }
 
 // status asks the nodes.
@@ -62,40 +61,6 @@ func (l *Lab) status(ctx context.Context) LabStatus {
 	s.Nodes = append(s.Nodes, NodeStatus{Name: clientName, Netns: l.Topology.Client.Netns()},
 		NodeStatus{Name: witnessName, Netns: l.Topology.Witness.Netns(), Context: SiteContext})
 	return s
-}
-
-// Serve answers on the control socket until ctx ends or somebody wants the lab down. up is called when it answers.
-func (l *Lab) Serve(ctx context.Context, up func() error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(l.status(r.Context())) // who has gone needs no answer
-	})
-	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusAccepted)
-		cancel()
-	})
-	ln, err := new(net.ListenConfig).Listen(ctx, "unix", Path(controlName))
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
-	if err = up(); err == nil {
-		select {
-		case <-ctx.Done():
-		case err = <-served:
-			return err
-		}
-	}
-	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancelLast()
-	err = errors.Join(err, server.Shutdown(last))
-	<-served
-	return err
 }
 
 // A Handle is a named lab as seen from outside.
@@ -182,10 +147,13 @@ func (h *Handle) request(ctx context.Context, method, path string) (*http.Respon
 	return client.Do(req)
 }
 
-// Status asks the lab.
+// Status asks the lab. It fails with [ErrStarting] if it isn't up yet.
 func (h *Handle) Status(ctx context.Context) (LabStatus, error) {
 	var s LabStatus
 	pid, err := h.worker(ctx)
+	if notYet(err) {
+		return s, fmt.Errorf("lab %s %w; its log: %s", h.Name, ErrStarting, filepath.Join(h.Folder, LogName))
+	}
 	if err != nil {
 		return s, fmt.Errorf("lab %s: %w", h.Name, err)
 	}
@@ -196,6 +164,9 @@ func (h *Handle) Status(ctx context.Context) (LabStatus, error) {
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
 		return s, fmt.Errorf("lab %s: %w", h.Name, err)
+	}
+	if s.Starting != "" {
+		return s, fmt.Errorf("lab %s %w: %s; its log: %s", h.Name, ErrStarting, s.Starting, filepath.Join(h.Folder, LogName))
 	}
 	s.Name, s.PID = h.Name, pid
 	for i := range s.Nodes {
@@ -208,9 +179,18 @@ func (h *Handle) Status(ctx context.Context) (LabStatus, error) {
 	return s, nil
 }
 
-// Down ends the lab, by force if it doesn't by itself within grace, and removes its folder.
+// notYet tells whether an error of worker says that the lab's process hasn't come so far that it listens.
+func notYet(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
+
+// Down ends the lab, also one that is starting, by force if it doesn't by itself within grace, and removes its folder.
 func (h *Handle) Down(ctx context.Context, grace time.Duration) error {
 	pid, workerErr := h.worker(ctx)
+	for end := time.Now().Add(grace); notYet(workerErr) && time.Now().Before(end) && ctx.Err() == nil; pid, workerErr = h.worker(ctx) {
+		if used, _ := inUse(h.Folder); !used {
+			break
+		}
+		time.Sleep(20 * time.Millisecond) // its process is just beginning, and tells nobody when it listens
+	}
 	pidfd := -1
 	if workerErr == nil {
 		// Taken before the lab is asked to go: its number may be another process's afterwards.
