@@ -191,11 +191,12 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		return err
 	}
 	s := m.State()
+	rec, _ := m.info()
 	if err := m.diskRefused(s, disk, online); err != nil {
 		return err
 	}
 	if online {
-		if rec, _ := m.info(); rec.Disks[disk].Offline == "" {
+		if rec.Disks[disk].Offline == "" {
 			return nil
 		}
 		if err := m.updateNow(ctx, setOffline(disk, "")); err != nil {

@@ -397,5 +397,14 @@ func arbiterCell(kind string, r *report, node string) string {
 			}
 		}
 	}
+	for _, n := range r.Nodes {
+		switch {
+		case n.Node != node || n.Arbiter == nil:
+		case n.Arbiter.OK:
+			return kind + ", answers"
+		default:
+			return kind + ", no answer"
+		}
+	}
 	return kind + ", not asked"
 }

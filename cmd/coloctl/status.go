@@ -41,6 +41,8 @@ type nodeReport struct {
 	Node   string          `json:"node"`
 	Status *api.NodeStatus `json:"status,omitempty"`
 	Error  string          `json:"error,omitempty"`
+	// Arbiter is how the node last found it; nil if it doesn't say.
+	Arbiter *api.HealthItem `json:"arbiter,omitempty"`
 }
 
 // report is what status prints.
@@ -150,6 +152,11 @@ func (s *site) report(ctx context.Context, vm string, last *report) (*report, er
 			return err
 		}
 		rep.Nodes[i], names[i] = nodeReport{Node: n.Info.Name, Status: &n}, n.VMs
+		if h, err := t.Health(ctx); err == nil { // without it the VMs' verdicts say something of the arbiter
+			if j := slices.IndexFunc(h.Items, func(i api.HealthItem) bool { return i.Name == "arbiter" }); j >= 0 {
+				rep.Nodes[i].Arbiter = &h.Items[j]
+			}
+		}
 		return nil
 	})
 	if err := s.AllFailed(errs); err != nil {
