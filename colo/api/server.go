@@ -202,23 +202,28 @@ func (s *Server) serve(l net.Listener, cfg *tls.Config) error {
 
 // silentConns are connections that have asked for nothing yet. A server that shuts down would wait five seconds for their first word.
 type silentConns struct {
-	mu   sync.Mutex
-	open map[net.Conn]struct{}
+	mu    sync.Mutex
+	open  map[net.Conn]struct{}
+	ended bool // whoever comes now is sent away
 }
 
 func (c *silentConns) note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if state == http.StateNew {
-		c.open[conn] = struct{}{}
-	} else {
+	switch {
+	case state != http.StateNew:
 		delete(c.open, conn)
+	case c.ended:
+		_ = conn.Close()
+	default:
+		c.open[conn] = struct{}{}
 	}
 }
 
 func (c *silentConns) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.ended = true
 	for conn := range c.open {
 		_ = conn.Close()
 	}
