@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -90,6 +92,9 @@ func (c *Config) Inspect() []Finding {
 		out.add("watchdog", character(w), w, "load the machine's watchdog driver, or softdog, or take watchdog out of the configuration")
 	}
 	out.addListen(c.API.Listen)
+	for _, w := range c.Arbiter.Witnesses {
+		out.add("witness "+w.Name, c.apart(w.Address), w.Address, "run it on a third machine, and name that one's address in arbiter")
+	}
 	if f := c.Arbiter.Fence; f != nil {
 		for _, d := range f.Devices {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -98,6 +103,38 @@ func (c *Config) Inspect() []Finding {
 		}
 	}
 	return out
+}
+
+// apart says whether an address is neither this node's nor the peer's, as far as names and numbers tell.
+func (c *Config) apart(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		return fmt.Errorf("%s is this host's: there it would die with the node", host)
+	}
+	own, err := ownAddresses()
+	if err != nil {
+		return err
+	}
+	nodes := slices.Collect(maps.Keys(own))
+	links, listens := slices.Clone(c.Links), slices.Clone(c.API.Listen)
+	for _, p := range c.Peers {
+		links, listens = append(links, p.Links...), append(listens, p.API...)
+	}
+	for _, l := range links {
+		nodes = append(nodes, l.Address)
+	}
+	for _, a := range listens {
+		if h, _, err := net.SplitHostPort(a); err == nil && h != "" {
+			nodes = append(nodes, h)
+		}
+	}
+	if slices.Contains(nodes, host) {
+		return fmt.Errorf("%s is a node's: there it would die with the node", host)
+	}
+	return nil
 }
 
 // addListen looks whether the addresses are this host's. The daemon listens on them either way, as they may come later.

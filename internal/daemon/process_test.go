@@ -206,6 +206,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	p.log.await(t, "ok    certificate: ")
+	p.log.await(t, "FAIL  witness w1: 127.0.0.1 is this host's: there it would die with the node")
 	s.change("n1", "127.20.", "192.0.")
 	s.change("n1", "arbiter:", "bridges: [nobridge0]\narbiter:")
 	p = s.spawn(t, nil, "check", "--config", s.file("n1"))
