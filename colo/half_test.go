@@ -36,6 +36,7 @@ type bare struct {
 	limits    map[string]colo.Limits
 	resync    colo.ResyncLimits
 	timeouts  map[string]time.Duration               // of the heartbeats; 1s when 0
+	kernel    func(*colotest.Launcher) colo.Launcher // of hosts with two links
 	alone     bool                                   // there is no arbiter
 	peers     func(to string, p colo.Peer) colo.Peer // what stands between the nodes instead of the wire
 }
@@ -116,10 +117,15 @@ func (p *bare) open(name string) {
 	if !p.alone {
 		asks = p.views[name]
 	}
+	var launcher colo.Launcher = p.launchers[name]
+	links := []colo.Link{{Name: "link0", Address: netip.AddrFrom4([4]byte{127, 30, p.net, name[1] - '0'})}}
+	if p.kernel != nil {
+		launcher, links = p.kernel(p.launchers[name]), append(links, colo.Link{Name: "link1", Address: netip.AddrFrom4([4]byte{127, 31, p.net, name[1] - '0'})})
+	}
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
-		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: []colo.Link{{Name: "link0", Address: netip.AddrFrom4([4]byte{127, 30, p.net, name[1] - '0'})}},
+		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
-		HeartbeatTimeout: timeout, Launcher: p.launchers[name], Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
+		HeartbeatTimeout: timeout, Launcher: launcher, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)
 	p.nodes[name], p.stores[name] = n, st

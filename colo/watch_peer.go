@@ -30,6 +30,17 @@ func (n *Node) linksUp(st heartbeat.Status) {
 // watchPeer runs the heartbeats to the peer and tells every machine what they say.
 func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 	sub := mon.Subscribe(64)
+	paths := make(chan heartbeat.Status, 1)
+	n.wg.Go(func() { // a kernel that takes its time must not keep the loss of the peer waiting
+		for {
+			select {
+			case st := <-paths:
+				n.linksUp(st)
+			case <-n.ctx.Done():
+				return
+			}
+		}
+	})
 	n.wg.Go(func() {
 		for ev := range sub.C() {
 			if ev.Kind == heartbeat.PathBroken {
@@ -37,7 +48,11 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 				continue
 			}
 			if ev.Kind == heartbeat.PathUp || ev.Kind == heartbeat.PathDown {
-				n.linksUp(ev.Status)
+				select { // only the newest counts
+				case <-paths:
+				default:
+				}
+				paths <- ev.Status
 			}
 			n.cfg.Log.Info("heartbeat", "node", n.cfg.Name, "event", ev.String())
 			n.events.send(Event{Time: time.Now(), Node: n.cfg.Name, Kind: "peer", Text: ev.String(), Fields: map[string]any{"event": ev.Kind, "path": ev.Path}})
