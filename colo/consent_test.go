@@ -1,6 +1,7 @@
 package colo_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -51,7 +52,7 @@ func TestConsentOfWhatEnds(t *testing.T) {
 	vm, err := p.stores["n1"].Get("web")
 	must(t, err)
 	c := p.launchers["n1"].Copy("web")
-	release := c.Stick()
+	_, release := c.Stick()
 	defer release()
 	c.Hang()
 	p.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.Plan != nil })
@@ -70,6 +71,30 @@ func TestConsentOfWhatEnds(t *testing.T) {
 	p.await("n1", "its end", func(st colo.Status) bool { return st.Plan == nil && st.PID == 0 })
 	if err := p.nodes["n1"].Consent(ctx, arbiter.Record{VM: vm.ID, Generation: 9, Members: []string{"n2"}}); err != nil {
 		t.Error(err)
+	}
+	p.await("n2", "the VM", atRest(colo.Solo, "n2"))
+}
+
+// TestSwitchoverEndsSlowly: the news of what a switchover does itself come back from the peer while the old primary, silent already, is still being ended. They change nothing.
+func TestSwitchoverEndsSlowly(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	ctx := t.Context()
+	p.protect(colo.ProtectionSpec{})
+	c := p.launchers["n1"].Copy("web")
+	tried, release := c.Stick()
+	defer release()
+	done := make(chan error, 1)
+	go func() { done <- p.nodes["n1"].Switchover(ctx, "web") }()
+	<-tried
+	st, err := p.nodes["n1"].Status(ctx, "web")
+	must(t, err)
+	if err := p.nodes["n1"].AsPeer().ReportChannelLost(ctx, colo.Report{VM: "web", From: "n2", Generation: st.Generation}); !errors.Is(err, colo.ErrNothingToGoOn) {
+		t.Errorf("the peer is answered: %v", err)
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Errorf("the switchover: %v", err)
 	}
 	p.await("n2", "the VM", atRest(colo.Solo, "n2"))
 }

@@ -3,6 +3,7 @@ package colo
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coloctl/coloctl/state"
@@ -119,11 +120,30 @@ func (m *machine) noCopy() bool {
 	return m.copy == nil && (m.rec.Instance == nil || m.exited)
 }
 
-// setEnding makes what the copy does from here on no event.
-func (m *machine) setEnding(ending bool) {
+// endsNow makes what the copy does from here on no event, until setCopy or endsNot. Call what it returns when the copy has become silent.
+func (m *machine) endsNow() (silenced func()) {
+	silent := make(chan struct{})
 	m.mu.Lock()
-	m.ending = ending
+	m.ending, m.silent = true, silent
 	m.mu.Unlock()
+	return sync.OnceFunc(func() { close(silent) })
+}
+
+// endsNot takes endsNow back.
+func (m *machine) endsNot() {
+	m.mu.Lock()
+	m.ending = false
+	m.mu.Unlock()
+}
+
+// ends returns what is closed when the copy that is being ended has become silent; nil when none is.
+func (m *machine) ends() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.ending {
+		return nil
+	}
+	return m.silent
 }
 
 // current returns the copy that runs here, or nil.

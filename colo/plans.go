@@ -123,12 +123,16 @@ func (m *machine) discard(ctx context.Context) error {
 	c := m.current()
 	_, spec := m.info()
 	if c != nil {
-		m.setEnding(true)
+		silenced := m.endsNow()
 		cutErr := c.Cut(ctx)
+		if cutErr == nil {
+			silenced()
+		}
 		if err := c.Kill(ctx); err != nil {
-			m.setEnding(false)
+			m.endsNot()
 			return errors.Join(err, cutErr)
 		}
+		silenced()
 		m.setCopy(nil)
 		if cutErr != nil { // the kill has silenced it as well
 			m.log.Warn("the tap of a dead copy was not cut", "err", cutErr)

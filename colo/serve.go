@@ -410,6 +410,14 @@ func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string
 		return err
 	}
 	off := m.final() && m.State() != SwitchingOver // there the peer is meant to go on
+	if silent := m.ends(); silent != nil && !off { // whatever has happened to the other copy changes nothing for this one any more
+		select {
+		case <-silent:
+			return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrNothingToGoOn)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	if m.current() == nil && !off {
 		return fmt.Errorf("%s on %s: %w", r.VM, n.cfg.Name, ErrNothingToGoOn)
 	}

@@ -149,6 +149,7 @@ type Copy struct {
 	paused bool
 	gone   []string      // disks whose half here it has let go of
 	stuck  chan struct{} // closed when a kill works again; nil when it does
+	tried  chan struct{} // closed when one was tried that did not
 }
 
 var errDead = errors.New("this copy has ended")
@@ -194,13 +195,13 @@ func (c *Copy) leave() {
 	c.other, c.begun = nil, time.Time{}
 }
 
-// Stick makes kills wait until the returned function is called, as of a process that hangs in the kernel.
-func (c *Copy) Stick() (release func()) {
+// Stick makes kills wait until release is called, as of a process that hangs in the kernel. tried is closed by the first one.
+func (c *Copy) Stick() (tried <-chan struct{}, release func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stuck := make(chan struct{})
-	c.stuck = stuck
-	return sync.OnceFunc(func() { close(stuck) })
+	c.stuck, c.tried = stuck, make(chan struct{})
+	return c.tried, sync.OnceFunc(func() { close(stuck) })
 }
 
 // Hang tells that the copy does not answer any more.
@@ -210,6 +211,10 @@ func (c *Copy) Hang() { c.emit(colo.Hung, "it does not answer") }
 func (c *Copy) Kill(ctx context.Context) error {
 	c.mu.Lock()
 	stuck := c.stuck
+	if c.tried != nil {
+		close(c.tried)
+		c.tried = nil
+	}
 	c.mu.Unlock()
 	if stuck != nil {
 		select {
