@@ -52,14 +52,7 @@ func (c *qemuCopy) adaptDelay() {
 	defer tick.Stop()
 	var paused time.Duration // in all, at the last look
 	patient := 1
-	for {
-		select {
-		case <-c.proc.done:
-			return
-		case <-c.quit:
-			return
-		case <-tick.C:
-		}
+	for c.ticks(tick) {
 		p := c.protection.Load()
 		total := c.cp.total()
 		share := float64(total-paused) / float64(adaptEvery)

@@ -21,13 +21,7 @@ func (n *Node) Alive(ctx context.Context) error {
 	if since := time.Since(time.Unix(0, n.leasedAt.Load())); since > loopLimit {
 		return fmt.Errorf("leases were last looked after %s ago", since.Round(time.Second))
 	}
-	n.mu.Lock()
-	all := make([]*machine, 0, len(n.machines))
-	for _, m := range n.machines {
-		all = append(all, m)
-	}
-	n.mu.Unlock()
-	for _, m := range all {
+	for _, m := range n.all() {
 		if !m.resumed.Load() && time.Since(n.began) < time.Minute {
 			continue
 		}

@@ -1,6 +1,7 @@
 package colo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ func (m *machine) noteDisk(msg message) {
 	case !m.peerWhole():
 		m.log.Warn("a half of a disk is said to be gone, and the peer's is not whole: this node's still counts", "disk", msg.disk, "text", msg.text)
 	default:
-		m.update(letGo(msg.disk, msg.text))
+		m.update(letGo(msg.disk, cmp.Or(rec.Disks[msg.disk].Offline, msg.text))) // what it was first
 	}
 	m.emit(Event{Kind: "disk", State: m.State(), Text: msg.text, Fields: map[string]any{"disk": msg.disk}})
 }
@@ -214,18 +215,8 @@ func (n *Node) SetDisk(ctx context.Context, vm, disk string, online bool, reason
 		return m.dropDisk(ctx, disk, reason)
 	case Secondary:
 		// It has all that was written until it ends, and the primary keeps record of what comes then.
-		if err := m.otherHalf(ctx, disk, Protected); err != nil {
-			return err
-		}
-		if err := m.updateNow(ctx, setOffline(disk, reason)); err != nil {
-			return err
-		}
-		if err := m.otherHalf(ctx, disk, Protected); err != nil {
-			m.update(changeDisk(disk, func(d *state.Disk) {
-				if d.Offline == reason { // it has not failed meanwhile
-					d.Offline = rec.Disks[disk].Offline
-				}
-			}))
+		out := outage{disk: disk, reason: reason, peer: Protected, note: setOffline(disk, reason), back: func(d *state.Disk) { d.Offline = rec.Disks[disk].Offline }}
+		if err := m.leaveToPeer(ctx, out); err != nil {
 			return err
 		}
 		m.post(message{kind: DiskFailed, text: "disk " + disk + ": " + reason, copy: m.current()})
@@ -279,18 +270,8 @@ func (m *machine) dropDisk(ctx context.Context, disk, reason string) error {
 	}
 	rec, _ := m.info()
 	was := rec.Disks[disk]
-	if err := m.otherHalf(ctx, disk, Secondary); err != nil {
-		return err
-	}
-	if err := m.updateNow(ctx, letGo(disk, reason)); err != nil {
-		return err
-	}
-	if err := m.otherHalf(ctx, disk, Secondary); err != nil {
-		m.update(changeDisk(disk, func(d *state.Disk) {
-			if d.Offline == reason { // it has not failed meanwhile
-				*d = was
-			}
-		}))
+	out := outage{disk: disk, reason: reason, peer: Secondary, note: letGo(disk, reason), back: func(d *state.Disk) { *d = was }}
+	if err := m.leaveToPeer(ctx, out); err != nil {
 		return err
 	}
 	if err := c.DropDisk(ctx, disk); errors.Is(err, blockrepl.ErrOnlyHalf) {
@@ -301,8 +282,36 @@ func (m *machine) dropDisk(ctx context.Context, disk, reason string) error {
 	return nil
 }
 
+// outage is a half of this node's that a person takes out of service.
+type outage struct {
+	disk, reason string
+	peer         State             // where the peer's copy has to be
+	note         func(*state.VM)   // puts it down
+	back         func(*state.Disk) // takes that back
+}
+
+// leaveToPeer puts an outage down, unless the peer's copy can't go on. Both nodes put down what they are about to do before they ask once more, so of two who
+// ask at the same time one hears of the other.
+func (m *machine) leaveToPeer(ctx context.Context, o outage) error {
+	if err := m.otherHalf(ctx, o.disk, o.peer); err != nil {
+		return err
+	}
+	if err := m.updateNow(ctx, o.note); err != nil {
+		return err
+	}
+	err := m.otherHalf(ctx, o.disk, o.peer)
+	if err != nil {
+		m.update(changeDisk(o.disk, func(d *state.Disk) {
+			if d.Offline == o.reason { // it has not failed meanwhile
+				o.back(d)
+			}
+		}))
+	}
+	return err
+}
+
 // otherHalf makes sure that the peer's copy goes on when this node's half is taken out of service: that it is where it should be, and all of its halves
-// are in service. Both nodes put down what they are about to do before they ask, so of two who ask at the same time one hears of the other.
+// are in service.
 func (m *machine) otherHalf(ctx context.Context, disk string, want State) error {
 	p, info, err := m.n.partner()
 	if err != nil {

@@ -181,13 +181,7 @@ func (n *Node) leases() {
 		case <-n.ctx.Done():
 			return
 		}
-		n.mu.Lock()
-		all := make([]*machine, 0, len(n.machines))
-		for _, m := range n.machines {
-			all = append(all, m)
-		}
-		n.mu.Unlock()
-		for _, m := range all {
+		for _, m := range n.all() {
 			m.renew(n.ctx)
 		}
 		n.leasedAt.Store(time.Now().UnixNano())

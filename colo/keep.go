@@ -149,15 +149,8 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 		var unexpected *UnexpectedEventError
 		away := errors.Is(err, arbiter.ErrUnreachable) || errors.Is(err, ErrPeerUnreachable) // comes back by itself
 		away = away || errors.Is(err, ErrBackupRuns)
-		if errors.Is(err, ErrTooFar) { // until the way is shorter again
-			away = true
-			m.setOutlook("wait: " + err.Error())
-		}
-		if errors.Is(err, ErrNoRoom) { // until another VM has gone, or a person has made room
-			away = true
-			m.setOutlook("wait: " + err.Error())
-		}
-		if errors.Is(err, ErrDiskOffline) { // a person brings it back, in minutes or in weeks
+		// Until the way is shorter again, another VM has gone, or a person brings the disk back, in minutes or in weeks.
+		if errors.Is(err, ErrTooFar) || errors.Is(err, ErrNoRoom) || errors.Is(err, ErrDiskOffline) {
 			away = true
 			m.setOutlook("wait: " + err.Error())
 		}
@@ -220,10 +213,8 @@ func (m *machine) agree(ctx context.Context) error {
 func (m *machine) coldFacts(ctx context.Context, r Recovery, waited time.Duration) coldFacts {
 	rec, spec := m.info()
 	f := coldFacts{me: m.n.cfg.Name, rec: rec, disks: len(incomplete(rec, spec)) == 0 && len(offline(rec)) == 0, waited: waited, order: r.PrimaryFirst}
-	if a := m.n.cfg.Arbiter; a != nil {
-		actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
-		held, err := a.Get(actx, rec.ID)
-		cancel()
+	if m.n.cfg.Arbiter != nil {
+		held, err := m.held(ctx)
 		switch {
 		case err == nil:
 			f.answer, f.held = arbiterHolds, held

@@ -46,8 +46,7 @@ type machine struct {
 	spec    *Spec
 	copy    Copy
 	asking  chan struct{} // holds something while the arbiter is asked for this VM, or what is asked is being noted
-	ending  bool          // copy is being killed: until it has ended it counts as one that runs, but its end is no event
-	silent  chan struct{} // of an ending copy: closed when its tap is cut or it has ended
+	silent  chan struct{} // copy is being killed: until it has ended it counts as one that runs, but its end is no event. Closed when its tap is cut or it has ended; nil when none ends
 	exited  bool          // the last copy of this run of the node's has ended
 	rec     state.VM      // what the store holds
 	sync    *SyncResult

@@ -103,12 +103,12 @@ func (m *machine) emit(e Event) {
 func (m *machine) isCopy(c Copy) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.copy == c && !m.ending
+	return m.copy == c && m.silent == nil
 }
 
 func (m *machine) setCopy(c Copy) {
 	m.mu.Lock()
-	m.copy, m.ending, m.exited = c, false, c == nil
+	m.copy, m.silent, m.exited = c, nil, c == nil
 	m.wake()
 	m.mu.Unlock()
 }
@@ -124,7 +124,7 @@ func (m *machine) noCopy() bool {
 func (m *machine) endsNow() (silenced func()) {
 	silent := make(chan struct{})
 	m.mu.Lock()
-	m.ending, m.silent = true, silent
+	m.silent = silent
 	m.mu.Unlock()
 	return sync.OnceFunc(func() { close(silent) })
 }
@@ -132,7 +132,7 @@ func (m *machine) endsNow() (silenced func()) {
 // endsNot takes endsNow back.
 func (m *machine) endsNot() {
 	m.mu.Lock()
-	m.ending = false
+	m.silent = nil
 	m.mu.Unlock()
 }
 
@@ -140,9 +140,6 @@ func (m *machine) endsNot() {
 func (m *machine) ends() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.ending {
-		return nil
-	}
 	return m.silent
 }
 

@@ -19,17 +19,11 @@ type StopOptions struct {
 
 // Create makes a VM on this node: its record, and those of its disk images that are missing. It is not started.
 func (n *Node) Create(ctx context.Context, s *Spec) error {
-	if err := s.Validate(); err != nil {
-		return err
-	}
-	release, err := n.reserve(s.Name)
+	release, err := n.place(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := n.canHave(ctx, s); err != nil {
-		return err
-	}
 	if _, err := n.launcher.CreateImages(ctx, s); err != nil {
 		return err
 	}
@@ -39,26 +33,30 @@ func (n *Node) Create(ctx context.Context, s *Spec) error {
 
 // CheckCreate tells why Create would be refused now, and makes nothing.
 func (n *Node) CheckCreate(ctx context.Context, s *Spec) error {
-	if err := s.Validate(); err != nil {
-		return err
-	}
-	release, err := n.reserve(s.Name)
+	release, err := n.place(ctx, s)
 	if err != nil {
 		return err
 	}
-	defer release()
-	return n.canHave(ctx, s)
+	release()
+	return nil
 }
 
-// canHave says why a new VM can't be on this node. Images that are missing are no reason: they are made.
-func (n *Node) canHave(ctx context.Context, s *Spec) error {
-	if err := n.admit(s); err != nil {
-		return err
+// place reserves the name of a new VM that this node can have. Images that are missing are no reason against it: they are made.
+func (n *Node) place(ctx context.Context, s *Spec) (release func(), err error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
 	}
-	if err := n.launcher.Check(ctx, s); err != nil && !errors.Is(err, ErrImageMissing) {
-		return err
+	if release, err = n.reserve(s.Name); err != nil {
+		return nil, err
 	}
-	return nil
+	if err = n.admit(s); err == nil {
+		err = n.launcher.Check(ctx, s)
+	}
+	if err != nil && !errors.Is(err, ErrImageMissing) {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // reserve keeps a name for a VM that is being made. Nothing that touches a disk is done with mu held: failovers need it.
@@ -237,10 +235,7 @@ func (n *Node) nobodyElse(ctx context.Context, vm string) error {
 	if err != nil || n.cfg.Arbiter == nil {
 		return err
 	}
-	rec, _ := m.info()
-	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
-	defer cancel()
-	held, err := n.cfg.Arbiter.Get(actx, rec.ID)
+	held, err := m.held(ctx)
 	if err != nil || held.Has(n.cfg.Name) {
 		return ctx.Err() // it is for the person to know
 	}

@@ -35,14 +35,7 @@ func (c *qemuCopy) boundOverlays() {
 	tick := time.NewTicker(overlayLook)
 	defer tick.Stop()
 	var told time.Time
-	for {
-		select {
-		case <-c.proc.done:
-			return
-		case <-c.quit:
-			return
-		case <-tick.C:
-		}
+	for c.ticks(tick) {
 		if !c.second.Load() || !c.inColo.Load() {
 			c.overlay.Store(nil)
 			continue

@@ -101,14 +101,19 @@ func (m *machine) replicationLives(ctx context.Context) error {
 
 // peerIsSecondary asks the peer whether it has no thought of going on.
 func (m *machine) peerIsSecondary(ctx context.Context) bool {
+	there, err := m.inquire(ctx)
+	return err == nil && there.State == Secondary
+}
+
+// inquire asks the peer how the VM stands there, for no longer than its silence would take to be noticed.
+func (m *machine) inquire(ctx context.Context) (PeerVM, error) {
 	p, _, err := m.n.partner()
 	if err != nil {
-		return false
+		return PeerVM{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
 	defer cancel()
-	there, err := p.Inquire(ctx, m.name)
-	return err == nil && there.State == Secondary
+	return p.Inquire(ctx, m.name)
 }
 
 // copyLives keeps a node from winning for a copy that is dead: the peer may notice the loss of this copy before this node does.
@@ -225,13 +230,7 @@ func (m *machine) claim(ctx context.Context) error {
 
 // goesOnThere says whether the peer says that it goes on without the copy here, which it has not counted in or has counted out.
 func (m *machine) goesOnThere(ctx context.Context) bool {
-	p, _, err := m.n.partner()
-	if err != nil {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
-	defer cancel()
-	there, err := p.Inquire(ctx, m.name)
+	there, err := m.inquire(ctx)
 	if rec, _ := m.info(); err != nil || there.Generation < rec.Generation || slices.Contains(there.Members, m.n.cfg.Name) {
 		return false
 	}
@@ -357,13 +356,10 @@ func (m *machine) claimStart(ctx context.Context) error {
 // away, and only while this one's half has everything: by a switchover, or see cede.
 func (m *machine) entrusted(ctx context.Context) bool {
 	rec, _ := m.info()
-	a := m.n.cfg.Arbiter
-	if a == nil {
+	if m.n.cfg.Arbiter == nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
-	defer cancel()
-	held, err := a.Get(ctx, rec.ID)
+	held, err := m.held(ctx)
 	return err == nil && held.Generation > rec.Generation && slices.Equal(held.Members, []string{m.n.cfg.Name})
 }
 
@@ -454,11 +450,16 @@ func (m *machine) arbiterAnswers(ctx context.Context) error {
 	if m.n.cfg.Arbiter == nil {
 		return nil
 	}
+	_, err := m.held(ctx)
+	return err
+}
+
+// held is what the arbiter, which there must be, holds of the VM.
+func (m *machine) held(ctx context.Context) (arbiter.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
 	defer cancel()
 	rec, _ := m.info()
-	_, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
-	return err
+	return m.n.cfg.Arbiter.Get(ctx, rec.ID)
 }
 
 // arbiterAnswersBoth is arbiterAnswers that also refuses a peer which asks another arbiter: each would let its own copy go on.
@@ -468,8 +469,7 @@ func (m *machine) arbiterAnswersBoth(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*arbiterTimeout)
 	defer cancel()
-	rec, _ := m.info()
-	held, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
+	held, err := m.held(ctx)
 	if err != nil {
 		return err
 	}

@@ -229,6 +229,18 @@ func (a *awakeness) since(t time.Time) time.Duration {
 	return a.last.Sub(t)
 }
 
+// ticks waits for the next tick; false when the connection to QEMU has ended.
+func (c *qemuCopy) ticks(t *time.Ticker) bool {
+	select {
+	case <-c.proc.done:
+		return false
+	case <-c.quit:
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
 // watch asks QEMU now and then whether it lives. A main loop that stands still while QEMU is in COLO means that the peer does, because
 // QEMU waits for it; a QEMU that does not even answer out of band is itself the one that stands still.
 func (c *qemuCopy) watch() {

@@ -23,14 +23,7 @@ func (c *qemuCopy) keepBitmapsShort() {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-c.proc.done:
-			return
-		case <-c.quit:
-			return
-		}
+	for c.ticks(tick) {
 		if !c.proven.Load() {
 			continue
 		}

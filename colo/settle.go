@@ -46,9 +46,7 @@ func (m *machine) settled(ctx context.Context) bool {
 	if !aloneIn(rec, m.n.cfg.Name) { // a plan has asked meanwhile
 		return true
 	}
-	actx, cancel := context.WithTimeout(ctx, arbiterTimeout)
-	defer cancel()
-	cur, err := m.n.cfg.Arbiter.Get(actx, rec.ID)
+	cur, err := m.held(ctx)
 	if err == nil && cur.Generation >= rec.Generation && slices.Equal(cur.Normal().Members, []string{m.n.cfg.Name}) {
 		if rec.Vouched != 0 {
 			m.update(func(v *state.VM) { v.Vouched = 0 })
@@ -72,13 +70,7 @@ func (m *machine) settled(ctx context.Context) bool {
 
 // runsThere says whether the peer says that it runs the VM.
 func (m *machine) runsThere(ctx context.Context) bool {
-	p, _, err := m.n.partner()
-	if err != nil {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
-	defer cancel()
-	there, err := p.Inquire(ctx, m.name)
+	there, err := m.inquire(ctx)
 	return err == nil && there.Running && there.State != Standby
 }
 

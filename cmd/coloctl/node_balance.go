@@ -23,19 +23,19 @@ type movedVM struct {
 // nodeBalance switches VMs over, one after the other, until each runs where it should.
 func nodeBalance(cc *cli.Context, s *site) error {
 	var names []string
-	errs := s.Each(func(_ int, t *target) error {
-		_, err := t.Node(cc.Context)
+	nodes := make([]api.NodeStatus, len(s.Nodes))
+	errs := s.Each(func(i int, t *target) (err error) {
+		nodes[i], err = t.Node(cc.Context)
 		return err
 	})
 	if err := s.AllFailed(errs); err != nil {
 		return err
 	}
-	for _, t := range s.Nodes {
-		n, err := t.Node(cc.Context)
-		if err != nil {
-			return attempt(err, "ask", t.String(), t)
+	for i, t := range s.Nodes {
+		if errs[i] != nil {
+			return attempt(errs[i], "ask", t.String(), t)
 		}
-		names = append(names, n.VMs...)
+		names = append(names, nodes[i].VMs...)
 	}
 	slices.Sort(names)
 	var placed []both.Placed

@@ -104,11 +104,8 @@ func (s *Server) diskResize(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	disk := r.PathValue("disk")
-	if dry, err := r.flag("dry_run"); err != nil || dry {
-		if err == nil {
-			err = s.opts.Node.CheckResize(r.vm, disk, in.Size)
-		}
-		return dryReply(w, err)
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckResize(r.vm, disk, in.Size) }); done {
+		return err
 	}
 	if err := s.opts.Node.Resize(r.Context(), r.vm, disk, in.Size); err != nil {
 		return err

@@ -36,12 +36,15 @@ func (s *Server) diskOnline(w http.ResponseWriter, r *request) error {
 	return s.setDisk(w, r, "online", true)
 }
 
-// dryReply answers a dry run of what has no steps to be told.
-func dryReply(w http.ResponseWriter, err error) error {
-	if err == nil {
-		w.WriteHeader(http.StatusNoContent)
+// dryRun answers a request that is one, of what has no steps to be told, by what check says. It is not done when the real thing is wanted.
+func dryRun(w http.ResponseWriter, r *request, check func() error) (done bool, err error) {
+	dry, err := r.flag("dry_run")
+	if err == nil && dry {
+		if err = check(); err == nil {
+			w.WriteHeader(http.StatusNoContent)
+		}
 	}
-	return err
+	return dry || err != nil, err
 }
 
 func (s *Server) setDisk(w http.ResponseWriter, r *request, verb string, online bool) error {
@@ -50,11 +53,8 @@ func (s *Server) setDisk(w http.ResponseWriter, r *request, verb string, online 
 		return err
 	}
 	disk := r.PathValue("disk")
-	if dry, err := r.flag("dry_run"); err != nil || dry {
-		if err == nil {
-			err = s.opts.Node.CheckDisk(r.vm, disk, online)
-		}
-		return dryReply(w, err)
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckDisk(r.vm, disk, online) }); done {
+		return err
 	}
 	if err := s.opts.Node.SetDisk(r.Context(), r.vm, disk, online, in.Reason); err != nil {
 		return err

@@ -38,13 +38,9 @@ func (s *Server) peerCheckpoint(w http.ResponseWriter, r *request) error {
 	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
-	if in.VM == "" {
-		return &fieldError{field: "vm", msg: "missing"}
-	}
-	if err := sentBy(r, in.From); err != nil {
+	if err := about(r, in.VM, in.From); err != nil {
 		return err
 	}
-	r.vm = in.VM
 	if err := s.opts.Node.AsPeer().Checkpoint(r.Context(), in); err != nil {
 		return err
 	}
@@ -102,6 +98,18 @@ func sentBy(r *request, from string) error {
 	return nil
 }
 
+// about notes which VM a message is about.
+func about(r *request, vm, from string) error {
+	if vm == "" {
+		return &fieldError{field: "vm", msg: "missing"}
+	}
+	if err := sentBy(r, from); err != nil {
+		return err
+	}
+	r.vm = vm
+	return nil
+}
+
 func (s *Server) peerDrop(w http.ResponseWriter, r *request) error {
 	var in colo.DropRequest
 	if err := bodyPeer(r.Request, &in); err != nil {
@@ -153,13 +161,9 @@ func (s *Server) peerReport(w http.ResponseWriter, r *request, do func(context.C
 	if err := bodyPeer(r.Request, &in); err != nil {
 		return err
 	}
-	if in.VM == "" {
-		return &fieldError{field: "vm", msg: "missing"}
-	}
-	if err := sentBy(r, in.From); err != nil {
+	if err := about(r, in.VM, in.From); err != nil {
 		return err
 	}
-	r.vm = in.VM
 	if err := do(r.Context(), in); err != nil {
 		return err
 	}

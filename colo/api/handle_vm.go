@@ -85,11 +85,8 @@ func (s *Server) createVM(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	r.vm = spec.Name
-	if dry, err := r.flag("dry_run"); err != nil || dry {
-		if err == nil {
-			err = s.opts.Node.CheckCreate(r.Context(), spec)
-		}
-		return dryReply(w, err)
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckCreate(r.Context(), spec) }); done {
+		return err
 	}
 	if err := s.opts.Node.Create(r.Context(), spec); err != nil {
 		return err

@@ -260,7 +260,11 @@ func nic() netcompare.NIC {
 
 // fetch reads a page of the guest.
 func fetch(ctx context.Context, client *http.Client, path string, to io.Writer) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+guestAddr(service.PortHTTP)+path, nil)
+	return ask(ctx, client, http.MethodGet, path, to)
+}
+
+func ask(ctx context.Context, client *http.Client, method, path string, to io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+guestAddr(service.PortHTTP)+path, nil)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -193,22 +194,11 @@ func (w *written) measure(ctx context.Context, b *bed, o scale, seed int) error 
 	return nil
 }
 
+// post asks the guest to do something, and reads what it tells of it.
 func post(ctx context.Context, client *http.Client, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+guestAddr(service.PortHTTP)+path, nil)
-	if err != nil {
+	var body bytes.Buffer
+	if err := ask(ctx, client, http.MethodPost, path, &body); err != nil || into == nil {
 		return err
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, resp.Status)
-	}
-	if into == nil {
-		_, err = io.Copy(io.Discard, resp.Body)
-		return err
-	}
-	return json.NewDecoder(resp.Body).Decode(into)
+	return json.Unmarshal(body.Bytes(), into)
 }

@@ -27,12 +27,15 @@ var boot = Step{Name: "start the VM", Do: func(ctx context.Context, r *Run) erro
 
 // clients starts to use the guest. Half of the idle connections are older than the protection, half are younger.
 var clients = Step{Name: "start the clients", Do: func(ctx context.Context, r *Run) (err error) {
-	if r.Clients, err = StartClients(ctx, r.Lab.Dial, fmt.Sprintf("%s-%d", r.Scenario.Name, r.Result.Seed)); err != nil {
+	if r.Clients, err = StartClients(ctx, r.Lab.Dial, r.writer()); err != nil {
 		return err
 	}
 	r.Tell.Say("clients begin: HTTP, writes, TCP, UDP and a download")
 	return r.Clients.OpenIdle(ctx, 2)
 }}
+
+// writer is what the ids of a run's writes begin with.
+func (r *Run) writer() string { return fmt.Sprintf("%s-%d", r.Scenario.Name, r.Result.Seed) }
 
 var moreClients = Step{Name: "open more connections", Do: func(ctx context.Context, r *Run) error { return r.Clients.OpenIdle(ctx, 2) }}
 

@@ -35,12 +35,20 @@ type Clients struct {
 
 var errNoLastAnswer = fmt.Errorf("nothing for %v", survivalGrace)
 
+// newClients are those that every scenario has: they ask and write, when they are run.
+func newClients(ctx context.Context, dial DialFunc, prefix string) *Clients {
+	http := guestAddr(service.PortHTTP)
+	c := &Clients{dial: dial, HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix)}
+	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
+	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
+	return c
+}
+
 // StartClients begins to use the guest. The caller must Stop them.
 func StartClients(ctx context.Context, dial DialFunc, prefix string) (*Clients, error) {
-	http, echo := guestAddr(service.PortHTTP), guestAddr(service.PortEcho)
-	c := &Clients{
-		dial: dial, HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix), Stream: NewStreamProbe(dial, http, streamRate),
-	}
+	c := newClients(ctx, dial, prefix)
+	c.Stream = NewStreamProbe(dial, guestAddr(service.PortHTTP), streamRate)
+	echo := guestAddr(service.PortEcho)
 	var err error
 	if c.UDP, err = NewUDPProbe(ctx, dial, echo); err != nil {
 		return nil, err
@@ -48,8 +56,6 @@ func StartClients(ctx context.Context, dial DialFunc, prefix string) (*Clients, 
 	if c.TCP, err = NewEchoProbe(ctx, dial, "tcp", echo, false); err != nil {
 		return nil, errors.Join(err, c.UDP.conn.Close())
 	}
-	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
-	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.wg.Go(func() { c.HTTP.Run(c.ctx) })
 	c.wg.Go(func() { c.Writes.Run(c.ctx) })
 	c.wg.Go(func() { c.UDP.Run(c.ctx) })

@@ -93,10 +93,7 @@ func distanceWays() []*Way {
 
 // quietClients use the guest only when they are asked to: nothing else may be in the figures.
 var quietClients = Step{Name: clients.Name, Do: func(ctx context.Context, r *Run) error {
-	addr := guestAddr(service.PortHTTP)
-	c := &Clients{dial: r.Lab.Dial, HTTP: NewHTTPProbe(r.Lab.Dial, addr), Writes: NewCounterProbe(r.Lab.Dial, addr, fmt.Sprintf("%s-%d", r.Scenario.Name, r.Result.Seed))}
-	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
-	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
+	c := newClients(ctx, r.Lab.Dial, r.writer())
 	r.Clients = c
 	id, err := fetchID(ctx, c.HTTP.client, c.HTTP.url)
 	c.HTTP.bootIDs[id.BootID] = true

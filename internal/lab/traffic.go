@@ -58,10 +58,7 @@ const errorsKept = 50
 
 // beginTraffic is the clients of a campaign.
 var beginTraffic = Step{Name: "start the mixed traffic", Do: func(ctx context.Context, r *Run) error {
-	addr := guestAddr(service.PortHTTP)
-	c := &Clients{dial: r.Lab.Dial, HTTP: NewHTTPProbe(r.Lab.Dial, addr), Writes: NewCounterProbe(r.Lab.Dial, addr, fmt.Sprintf("%s-%d", r.Scenario.Name, r.Result.Seed))}
-	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
-	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
+	c := newClients(ctx, r.Lab.Dial, r.writer())
 	c.wg.Go(func() { c.Writes.Run(c.ctx) })
 	r.Clients = c
 	t := &traffic{dial: r.Lab.Dial, result: &Campaign{Comparer: r.Lab.opts.Comparer, By: map[string]*Talked{}}}

@@ -35,13 +35,10 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	rec, _ := m.info()
 	want := arbiter.Record{VM: rec.ID, Generation: rec.Generation, Members: rec.Members, By: n.cfg.Name}.Normal()
 	m.mu.Lock()
-	plan := m.plan
+	s, busy := m.state, m.plan != nil
 	m.mu.Unlock()
-	switch s := m.State(); {
-	case plan != nil:
-		return &UnexpectedEventError{VM: vm, State: s, Event: "restore-record"}
-	case s == Solo && aloneIn(rec, n.cfg.Name), s == Protected && want.Has(n.cfg.Name):
-	default:
+	current := s == Solo && aloneIn(rec, n.cfg.Name) || s == Protected && want.Has(n.cfg.Name)
+	if busy || !current {
 		return &UnexpectedEventError{VM: vm, State: s, Event: "restore-record"}
 	}
 	held, err := m.behindBoth(ctx, want)
@@ -118,23 +115,23 @@ func (m *machine) sameArbiter(ctx context.Context, rec arbiter.Record) error {
 	if len(rec.Members) < 2 {
 		return nil
 	}
+	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*arbiterTimeout)
+	defer cancel()
+	return m.arbiterThere(actx, rec)
+}
+
+// arbiterThere says why the peer could not decide by the arbiter as this node would, where held was found there just now.
+func (m *machine) arbiterThere(ctx context.Context, held arbiter.Record) error {
 	p, info, err := m.n.partner()
 	if err != nil {
 		return err
 	}
-	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*arbiterTimeout)
-	defer cancel()
-	got, err := p.Held(actx, rec.VM)
-	return otherArbiter(info.Name, rec, got, err)
-}
-
-// otherArbiter judges what the peer has found where this node has found rec, before.
-func otherArbiter(peer string, rec, got arbiter.Record, err error) error {
+	got, err := p.Held(ctx, held.VM)
 	switch {
-	case errors.Is(err, arbiter.ErrNoRecord), err == nil && got.Generation < rec.Generation:
-		return fmt.Errorf("%w: %s does not find there what this node does", ErrOtherArbiter, peer)
+	case errors.Is(err, arbiter.ErrNoRecord), err == nil && got.Generation < held.Generation:
+		return fmt.Errorf("%w: %s does not find there what this node does", ErrOtherArbiter, info.Name)
 	case err != nil:
-		return fmt.Errorf("as %s sees it: %w", peer, err)
+		return fmt.Errorf("as %s sees it: %w", info.Name, err)
 	}
 	return nil
 }
@@ -150,14 +147,4 @@ func (n *Node) serveHeld(ctx context.Context, id string) (arbiter.Record, error)
 	ctx, cancel := context.WithTimeout(ctx, arbiterTimeout)
 	defer cancel()
 	return n.cfg.Arbiter.Get(ctx, id)
-}
-
-// arbiterThere says why the peer could not decide by the arbiter as this node would, where held was found there just now.
-func (m *machine) arbiterThere(ctx context.Context, held arbiter.Record) error {
-	p, info, err := m.n.partner()
-	if err != nil {
-		return err
-	}
-	got, err := p.Held(ctx, held.VM)
-	return otherArbiter(info.Name, held, got, err)
 }
