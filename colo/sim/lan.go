@@ -11,7 +11,6 @@ type work struct {
 	client  int
 	block   int
 	ram     bool
-	epoch   int
 	differs bool  // the two guests will answer differently
 	twin    *proc // the secondary that has answered too, in which era of its session
 	era     int

@@ -105,7 +105,7 @@ func (r daemonRecords) Write(do func(colo.RecordsTx) error) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		tx := &recordsTx{kept: r.kept, h: r.h}
-		tx.kept.open = slices.Clone(r.kept.open)
+		tx.open = slices.Clone(r.kept.open)
 		if err := do(tx); err != nil {
 			return err
 		}

@@ -122,7 +122,7 @@ func (r *run) settle() ([2]colo.Status, bool) {
 
 // heal takes halves of disks back into service. A primary that runs on without its own half hands its role over first.
 func (r *run) heal(s [2]colo.Status) ([2]colo.Status, bool) {
-	ok := true
+	var ok bool
 	for i := range s {
 		if len(s[i].Disks) == 0 || s[i].Disks[0].Offline == "" {
 			continue

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -96,7 +97,7 @@ func (l *handler) Handle(_ context.Context, r slog.Record) error {
 	injected := false
 	r.Attrs(func(a slog.Attr) bool {
 		fmt.Fprintf(&b, " %s=%v", a.Key, a.Value)
-		if err, ok := a.Value.Any().(error); ok && err == errInjected {
+		if err, ok := a.Value.Any().(error); ok && errors.Is(err, errInjected) {
 			injected = true
 		}
 		return true
