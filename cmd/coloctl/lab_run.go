@@ -158,10 +158,15 @@ func oneLife(cc *cli.Context, s *lab.Scenario, o lab.RunOptions) (*lab.Run, erro
 	}
 	r, err := s.Execute(cc.Context, o)
 	failed := err != nil || !r.Result.OK
-	if !cc.Bool("keep") && (!failed || !cc.Bool("keep-failed")) {
-		err = errors.Join(err, os.RemoveAll(o.Lab.Dir))
+	if cc.Bool("keep") || failed && cc.Bool("keep-failed") {
+		return r, err
 	}
-	return r, err
+	if failed {
+		said, e := lab.Account(o.Lab.Dir)
+		fmt.Fprint(cc.App.ErrWriter, said)
+		err = errors.Join(err, e)
+	}
+	return r, errors.Join(err, os.RemoveAll(o.Lab.Dir))
 }
 
 // teller tells what happens: a story on standard output, of which it is the point, and any other scenario beside its results.
