@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,9 +44,15 @@ func (r rules) leaf(c *cli.Command, o operands) *cli.Command {
 			}
 		}
 		if limit := cc.Duration("timeout"); limit > 0 {
-			ctx, cancel := context.WithTimeoutCause(cc.Context, limit, fmt.Errorf("%s: %w of %v", cc.Command.HelpName, errTimeout, limit))
+			cause := fmt.Errorf("%s: %w of %v", cc.Command.HelpName, errTimeout, limit)
+			ctx, cancel := context.WithTimeoutCause(cc.Context, limit, cause)
 			defer cancel()
 			cc.Context = ctx
+			err := action(cc)
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil && !errors.Is(err, errTimeout) {
+				return fmt.Errorf("%w: %w", cause, err) // whatever was waited for doesn't know why it ended
+			}
+			return err
 		} else if limit < 0 {
 			return usagef("--timeout %v: expected 0 or more", limit)
 		}

@@ -144,6 +144,7 @@ func (a *Arbiter) mergeLocked(vm string, w word, reply bool) (kept, error) {
 	out := k
 	if reply {
 		out.Offered, out.Forgetting = nil, false
+		delete(a.unheard, vm)
 	}
 	switch mine, have := k.Record, w.record; {
 	case w.epoch == k.Epoch && mine == nil && have == nil:
@@ -226,6 +227,9 @@ func (a *Arbiter) Receive(ctx context.Context, from string, m Message) (Reply, e
 	if a.job != nil || a.busy(m) {
 		return Reply{Busy: true}, nil
 	}
+	if unsure, err := a.unsure(m); err != nil || unsure {
+		return Reply{Busy: unsure}, err
+	}
 	return a.answer(m)
 }
 
@@ -250,6 +254,52 @@ func (a *Arbiter) busy(m Message) bool {
 		return false
 	}
 	return f.phase == fencing || a.opt.Node < a.opt.Peer
+}
+
+// unsure says whether a change must wait until this node has found out what became of an own one. The peer may have agreed to that after it sent this,
+// and a message that was under way the whole time doesn't say so. Only one of the two waits, as in busy.
+func (a *Arbiter) unsure(m Message) (bool, error) {
+	if m.Kind == kindCompare || a.opt.Node > a.opt.Peer {
+		return false, nil
+	}
+	k, err := a.store.load(m.VM)
+	if err != nil {
+		return false, err
+	}
+	if k.Offered == nil && !k.Forgetting && !a.unheard[m.VM] {
+		return false, nil
+	}
+	if !a.asking[m.VM] && a.ctx.Err() == nil {
+		a.asking[m.VM] = true
+		a.wg.Go(func() { a.findOut(m.VM) })
+	}
+	return true, nil
+}
+
+// findOut asks the peer once what became of an own change.
+func (a *Arbiter) findOut(vm string) {
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.asking, vm)
+	}()
+	ctx, done, err := a.begin(a.ctx, vm)
+	if err != nil {
+		return // the peer asks again
+	}
+	defer done()
+	a.mu.Lock()
+	k, err := a.store.load(vm)
+	a.mu.Unlock()
+	if err != nil {
+		return
+	}
+	if r, err := a.exchange(ctx, a.message(kindCompare, vm, k, Message{})); err == nil && !r.Busy && r.Refused == "" {
+		_, err = a.merge(vm, r.said())
+		if err != nil {
+			a.opt.Log.Warn("what became of a change isn't known", "vm", vm, "err", err)
+		}
+	}
 }
 
 func (a *Arbiter) answer(m Message) (Reply, error) {

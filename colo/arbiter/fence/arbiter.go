@@ -65,6 +65,8 @@ type Arbiter struct {
 	locks   map[string]chan struct{}
 	seq     uint64
 	seen    map[string][2]uint64 // of the peer's messages, by VM: session, seq
+	asking  map[string]bool      // VMs whose own unfinished change is being asked about, for the peer's sake
+	unheard map[string]bool      // VMs that the peer was asked to leave to this node, and whose answer hasn't come
 	job     *job
 	fenced  bool // the peer is off, and hasn't been heard of since
 }
@@ -111,7 +113,7 @@ func New(o Options) (*Arbiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Arbiter{opt: o, store: s, flights: map[string]*flight{}, locks: map[string]chan struct{}{}, seen: map[string][2]uint64{}}
+	a := &Arbiter{opt: o, store: s, flights: map[string]*flight{}, locks: map[string]chan struct{}{}, seen: map[string][2]uint64{}, asking: map[string]bool{}, unheard: map[string]bool{}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a, nil
 }
@@ -281,6 +283,10 @@ func (a *Arbiter) agree(ctx context.Context, f *flight, k kept, next arbiter.Rec
 		if err := a.swap(next.VM, k, pending); err != nil {
 			return arbiter.Record{}, false, err
 		}
+	} else {
+		a.mu.Lock()
+		a.unheard[next.VM] = true
+		a.mu.Unlock()
 	}
 	r, err := a.exchange(ctx, a.message(kindStore, next.VM, k, Message{Next: &next}))
 	switch {
@@ -319,6 +325,7 @@ func (a *Arbiter) agree(ctx context.Context, f *flight, k kept, next arbiter.Rec
 	if err := a.swapLocked(next.VM, k, kept{Record: &next, Epoch: k.Epoch, Boot: a.opt.Boot}); err != nil {
 		return arbiter.Record{}, true, err
 	}
+	delete(a.unheard, next.VM)
 	return next, true, nil
 }
 

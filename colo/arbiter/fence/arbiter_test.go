@@ -31,7 +31,8 @@ type hosts struct {
 	broken  bool // fence devices fail
 	fenced  map[string]int
 	cuts    map[string]int
-	dying   map[string]chan struct{} // closed when the process that was killed is gone
+	dying   map[string]chan struct{}     // closed when the process that was killed is gone
+	passing func(from string, m Message) // if set, called before a message arrives
 }
 
 func newHosts(t testing.TB, change func(*Options)) *hosts {
@@ -176,6 +177,9 @@ func (w wire) Exchange(ctx context.Context, m Message) (Reply, error) {
 	if cut || to == nil || self == nil || ctx.Err() != nil {
 		return Reply{}, errors.New("no way")
 	}
+	if w.h.passing != nil {
+		w.h.passing(w.from, m)
+	}
 	r, err := to.Receive(ctx, w.from, m)
 	if lost {
 		return Reply{}, errors.New("reply lost")
@@ -271,6 +275,52 @@ func TestNoFencingOfALivePeer(t *testing.T) {
 	h.lost("a", rec(6, "a", "a"))
 	if len(h.fenced) > 0 {
 		t.Errorf("fenced: %v", h.fenced)
+	}
+}
+
+// TestCrossing: both nodes change the record at the same time, the answer to one is lost, and the other one's message arrives only then.
+func TestCrossing(t *testing.T) {
+	for _, members := range [][]string{{"a", "b"}, nil} {
+		h := protected(t, func(o *Options) { o.Timeout = time.Second })
+		h.broken = true // no fence device decides it
+		sent, release := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		h.passing = func(from string, m Message) {
+			if from == "b" && m.Kind == kindStore {
+				once.Do(func() {
+					close(sent)
+					<-release
+				})
+			}
+		}
+		claim := func(node string) arbiter.Record {
+			if members == nil {
+				return rec(3, node, node)
+			}
+			return rec(3, node, members...)
+		}
+		var got arbiter.Record
+		var err error
+		var b sync.WaitGroup
+		b.Go(func() { got, err = view{h, "b"}.Advance(t.Context(), claim("b")) })
+		<-sent
+		h.mu.Lock()
+		h.replies = true
+		h.mu.Unlock()
+		h.holds("a", claim("a"), nil)
+		h.mu.Lock()
+		h.replies = false
+		h.mu.Unlock()
+		close(release)
+		b.Wait()
+		if err != nil || !got.Equal(claim("a")) { // it was the first that both knew
+			t.Errorf("b's claim: %v, %v", got, err)
+		}
+		for _, node := range []string{"a", "b"} {
+			if got, err := (view{h, node}).Get(t.Context(), "vm"); err != nil || !got.Equal(claim("a")) {
+				t.Errorf("%s has %v, %v", node, got, err)
+			}
+		}
 	}
 }
 
