@@ -48,7 +48,7 @@ var ErrBackupRuns = errors.New("a backup of it is being made")
 // Backup copies all disks of a VM that runs here, protected or alone, as they are at one moment, as a crash would leave them. The guest goes on
 // and stays protected. Nothing is left after an error.
 func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manifest, err error) {
-	m, c, done, err := n.beginBackup(vm)
+	m, c, done, err := n.beginBackup(vm, "")
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -110,8 +110,9 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 	return out, err
 }
 
-// beginBackup keeps resyncs away until done is called.
-func (n *Node) beginBackup(vm string) (m *machine, c Copy, done func(), err error) {
+// beginBackup keeps away what would change the VM's disks, or take them for itself, until done is called: resyncs of a VM that runs here, and everything of
+// one that is stopped. A stopped one is taken for its current half of a disk only, and comes without a copy.
+func (n *Node) beginBackup(vm, disk string) (m *machine, c Copy, done func(), err error) {
 	if m, err = n.machine(vm); err != nil {
 		return nil, nil, nil, err
 	}
@@ -119,18 +120,23 @@ func (n *Node) beginBackup(vm string) (m *machine, c Copy, done func(), err erro
 		return nil, nil, nil, fmt.Errorf("%s: %w", vm, ErrBackupRuns)
 	}
 	done = func() { m.backup.Store(false) }
-	s := m.State() // a protection that begins after this look finds the mark
-	if c = m.current(); (s != Solo && s != Protected) || c == nil {
-		done()
-		return nil, nil, nil, &UnexpectedEventError{VM: vm, State: s, Event: "backup"}
+	m.mu.Lock() // a plan that begins after this look finds the mark
+	s, c, rests := m.state, m.copy, m.state == Stopped && m.plan == nil && m.copy == nil
+	half := m.rec.Disks[disk]
+	whole := disk != "" && (half.InSync || m.rec.Generation == 0)
+	m.mu.Unlock()
+	switch {
+	case (s == Solo || s == Protected) && c != nil, rests && whole:
+		return m, c, done, nil
 	}
-	return m, c, done, nil
+	done()
+	return nil, nil, nil, &UnexpectedEventError{VM: vm, State: s, Event: "backup"}
 }
 
 // noBackup is an error while a backup is made.
 func (m *machine) noBackup() error {
 	if m.backup.Load() {
-		return fmt.Errorf("%s: %w: it is protected when that has ended", m.name, ErrBackupRuns)
+		return fmt.Errorf("%s: %w: again when that has ended", m.name, ErrBackupRuns)
 	}
 	return nil
 }
@@ -261,7 +267,7 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 	if err != nil {
 		return err
 	}
-	rec, spec := m.info()
+	_, spec := m.info()
 	i, err := spec.mirroredDisk(o.Disk)
 	if err != nil {
 		return err
@@ -275,14 +281,14 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 	}
 	disk := spec.disks(n.cfg.StorageDir)[i]
 	to := blockrepl.Disk{Name: o.Disk, Path: o.File, Format: o.Format, Size: disk.Size}
-	if s := m.State(); s == Stopped && rec.Disks[o.Disk].InSync || s == Stopped && rec.Generation == 0 {
-		return n.images().Convert(ctx, disk.Path, disk.Format, to)
-	}
-	m, c, done, err := n.beginBackup(vm)
+	m, c, done, err := n.beginBackup(vm, o.Disk)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if c == nil {
+		return n.images().Convert(ctx, disk.Path, disk.Format, to)
+	}
 	if _, err := os.Lstat(o.File); err == nil {
 		return fmt.Errorf("%s: %w", o.File, os.ErrExist)
 	}

@@ -37,6 +37,7 @@ type bare struct {
 	resync    colo.ResyncLimits
 	timeouts  map[string]time.Duration               // of the heartbeats; 1s when 0
 	kernel    func(*colotest.Launcher) colo.Launcher // of hosts with two links
+	qemuImg   []string
 	alone     bool                                   // there is no arbiter
 	peers     func(to string, p colo.Peer) colo.Peer // what stands between the nodes instead of the wire
 }
@@ -125,7 +126,7 @@ func (p *bare) open(name string) {
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
-		HeartbeatTimeout: timeout, Launcher: launcher, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
+		HeartbeatTimeout: timeout, Launcher: launcher, QEMUImg: p.qemuImg, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)
 	p.nodes[name], p.stores[name] = n, st

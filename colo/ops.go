@@ -287,6 +287,9 @@ func (n *Node) Delete(ctx context.Context, vm string, o DeleteOptions) error {
 func (m *machine) deletePlan(o DeleteOptions) *Plan {
 	return &Plan{Kind: planDelete, NoReturn: 1, Steps: []Step{
 		{Name: "let the arbiter forget it", Do: func(ctx context.Context) error {
+			if err := m.noBackup(); err != nil {
+				return err
+			}
 			rec, _ := m.info()
 			if m.n.cfg.Arbiter == nil || !aloneIn(rec, m.n.cfg.Name) { // an outdated half must not take the other's record along
 				return nil

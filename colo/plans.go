@@ -55,6 +55,9 @@ func (m *machine) startPlan(o StartOptions) *Plan {
 			if m.current() != nil {
 				return errors.New("a QEMU of this VM is still there: stop it first")
 			}
+			if err := m.noBackup(); err != nil {
+				return err
+			}
 			return m.n.launcher.Check(ctx, spec)
 		}},
 		{Name: "see that no other copy runs", Do: func(ctx context.Context) error { return m.nobodyRuns(ctx, o.AcceptDataLoss) }},

@@ -121,6 +121,9 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			if rec, _ := m.info(); len(offline(rec)) > 0 {
 				return m.offlineError(rec)
 			}
+			if err := m.noBackup(); err != nil {
+				return err
+			}
 			err := m.n.launcher.Check(ctx, a.Spec)
 			if errors.Is(err, blockrepl.ErrWrongSize) { // the disk was resized on the peer: what is new here is about to be written
 				if err = m.n.launcher.Grow(ctx, a.Spec); err == nil {

@@ -71,6 +71,9 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 		}},
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
 			if a.grow {
+				if err := m.noBackup(); err != nil {
+					return err
+				}
 				// Only this copy may be started from here on: the other one has the old size.
 				if err := m.claimStart(ctx); err != nil {
 					return err
