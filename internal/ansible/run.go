@@ -281,15 +281,20 @@ func (u *run) take(ctx context.Context, a action) (gone bool, err error) {
 	}
 	n, vm := u.node(a), u.t.VM
 	what := fmt.Sprintf("%s %s on %s", a, vm, n)
-	body, ask := u.request(n, a)
-	if _, err := n.DryRun(ctx, vm, string(a), body); err != nil { // what is refused leaves no trace
-		return false, &triedError{what, err}
-	}
-	op, err := ask(ctx)
+	op, err := underWay(ctx, n, vm, a)
 	if err != nil {
 		return false, &triedError{what, err}
 	}
-	u.r.Changed = true
+	if op.ID == "" {
+		body, ask := u.request(n, a)
+		if _, err := n.DryRun(ctx, vm, string(a), body); err != nil { // what is refused leaves no trace
+			return false, &triedError{what, err}
+		}
+		if op, err = ask(ctx); err != nil {
+			return false, &triedError{what, err}
+		}
+		u.r.Changed = true
+	}
 	at := len(u.r.Operations)
 	u.r.Operations = append(u.r.Operations, reportOperation(op, n.Name, time.Now()))
 	if !u.t.Wait {
@@ -312,6 +317,23 @@ func (u *run) take(ctx context.Context, a action) (gone bool, err error) {
 		return false, &triedError{what, err}
 	}
 	return false, nil
+}
+
+// underWay returns the operation, begun by somebody else, that does already what is wanted, and of which the VM's state needn't tell yet.
+func underWay(ctx context.Context, n *both.Target, vm string, a action) (api.Operation, error) {
+	if a == actStop || a == actFailover { // how matters
+		return api.Operation{}, nil
+	}
+	ops, err := n.Operations(ctx, vm)
+	if err != nil {
+		return api.Operation{}, err
+	}
+	for _, op := range ops {
+		if op.Kind == string(a) && op.State == api.Running {
+			return op, nil
+		}
+	}
+	return api.Operation{}, nil
 }
 
 // node is whom an action is asked of.
