@@ -24,6 +24,9 @@ import (
 // ErrUnreachable is returned when no answer came from the daemon. What was asked for may or may not have been done.
 var ErrUnreachable = errors.New("the node's daemon does not answer")
 
+// ErrCertificate is returned, with ErrUnreachable, when one side doesn't accept the other one's certificate.
+var ErrCertificate = errors.New("the certificates don't fit together")
+
 // errGarbled is in an ErrUnreachable of somebody who answered, but not as a daemon does.
 var errGarbled = errors.New("not an answer of a coloctl daemon")
 
@@ -44,6 +47,7 @@ type Client struct {
 	http  *http.Client
 	addrs addresses
 	tr    *http.Transport
+	own   *pki.Credentials // nil on a socket
 }
 
 // NewClient makes a client. It connects when it is used.
@@ -72,7 +76,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		if o.Dial == nil {
 			o.Dial = dialTCP
 		}
-		c.where = o.Node
+		c.where, c.own = o.Node, o.Credentials
 		c.SetAddresses(o.Addresses)
 		one := o.Credentials.Dialer(id, o.Dial)
 		c.tr.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return c.addrs.dial(ctx, "tcp", one) }
@@ -192,12 +196,19 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		return fmt.Errorf("%s: %w: %w", c.where, ErrUnreachable, cause)
 	}
 	hint := ""
+	refused := strings.Contains(err.Error(), "remote error: tls") // TLS 1.3 tells a client late, and with little
+	if refused || errors.As(err, new(*pki.RefusalError)) {
+		err = fmt.Errorf("%w: %w", ErrCertificate, err)
+		if own := c.own.Err(); own != nil {
+			err = fmt.Errorf("%w; %w", err, own)
+		}
+	}
 	switch {
 	case c.addrs.list.Load() == nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)):
 		hint = " (is colod running on this host?)"
 	case c.addrs.list.Load() == nil && errors.Is(err, fs.ErrPermission):
 		hint = " (only root and the socket's group may use it)"
-	case strings.Contains(err.Error(), "remote error: tls"): // TLS 1.3 tells a client late, and with little
+	case refused:
 		hint = " (it refused this side's certificate: its log says why)"
 	}
 	return fmt.Errorf("%s: %w: %w%s", c.where, ErrUnreachable, err, hint)

@@ -37,6 +37,7 @@ var remedies = []struct {
 	{pki.ErrLooseMode, "chmod 0600 the file"},
 	{pki.ErrRotating, "give ca.crt and new certificates to everybody, then: coloctl pki retire"},
 	{pki.ErrExpired, "make a new certificate: coloctl pki issue --renew"},
+	{api.ErrCertificate, "both sides need certificates of the same authority that are valid today: coloctl doctor"},
 	{api.ErrUnreachable, "is colod running there? on that host: systemctl status colod, coloctl doctor"},
 }
 
@@ -46,6 +47,8 @@ func Advice(err error) string {
 	switch {
 	case errors.As(err, &refused):
 		return refusedAdvice(refused)
+	case errors.As(err, new(*pki.RefusalError)): // it says so itself
+		return ""
 	case errors.As(err, new(*colo.PeerMismatchError)):
 		return "make both nodes alike"
 	}
