@@ -86,6 +86,9 @@ func (n *Node) MakeImage(ctx context.Context, r ImageRequest) (Image, error) {
 	if r.File == "" || r.From != "" && r.Size != 0 {
 		return Image{}, errors.New("an image needs a file, and a size or another image to copy, which has a size of its own")
 	}
+	if leadsOut(r.File) {
+		return Image{}, fmt.Errorf("%s leads out of the storage folder: expected a path in it, or an absolute one", r.File)
+	}
 	path := r.File
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(n.cfg.StorageDir, path)

@@ -243,12 +243,16 @@ func (s *Spec) validateDisks(bad func(string, string, ...any)) {
 			bad(at+".name", "%q is used twice", d.Name)
 		}
 		seen[d.Name] = true
-		if d.File == "" {
+		file := filepath.Clean(d.File)
+		switch {
+		case d.File == "":
 			bad(at+".file", "missing")
-		} else if files[d.File] {
+		case leadsOut(d.File):
+			bad(at+".file", "%q leads out of the storage folder: expected a path in it, or an absolute one", d.File)
+		case files[file]:
 			bad(at+".file", "%q belongs to another disk already", d.File)
 		}
-		files[d.File] = true
+		files[file] = true
 		if d.Format != "raw" && d.Format != "qcow2" {
 			bad(at+".format", "%q: expected raw or qcow2", d.Format)
 		}
@@ -319,6 +323,9 @@ func (s *Spec) mirroredDisk(name string) (int, error) {
 	}
 	return i, nil
 }
+
+// leadsOut says whether a file that is named relative to the storage folder isn't in it.
+func leadsOut(file string) bool { return !filepath.IsAbs(file) && !filepath.IsLocal(file) }
 
 // path is where the disk's image is on a node whose storage folder is dir.
 func (d DiskSpec) path(dir string) string {

@@ -132,6 +132,8 @@ func TestReadOnlyDisks(t *testing.T) {
 		"- {name: vda, file: a, size: 1GiB}\n- {name: cd, file: a.iso}\n":                              "disks[1].size: 0: expected at least 1MiB",
 		"- {name: vda, file: a, size: 1GiB}\n- {name: vda, file: b, media: cdrom}\n":                   "disks[1].name: \"vda\" is used twice",
 		"- {name: vda, file: a, size: 1GiB}\n- {name: c, file: a, media: cdrom}\n":                     "disks[1].file: \"a\" belongs to another disk already",
+		"- {name: vda, file: a, size: 1GiB}\n- {name: c, file: x/../a, media: cdrom}\n":                "disks[1].file: \"x/../a\" belongs to another disk already",
+		"- {name: vda, file: ../a, size: 1GiB}\n":                                                      "disks[0].file: \"../a\" leads out of the storage folder",
 		"- {name: vda, file: a, size: 1GiB}\n" + strings.Join([]string{"- {name: c1, file: 1, media: cdrom}", "- {name: c2, file: 2, media: cdrom}", "- {name: c3, file: 3, media: cdrom}", "- {name: c4, file: 4, media: cdrom}", "- {name: c5, file: 5, media: cdrom}\n"}, "\n"): "disks[5].media: more than 4 CD-ROMs",
 	} {
 		if _, err := ParseSpec([]byte(vm+disks), "web.yaml"); err == nil || !strings.Contains(err.Error(), want) {
