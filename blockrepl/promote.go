@@ -9,8 +9,9 @@ import (
 )
 
 // Promote makes a promoted secondary's disks its own: nobody serves or writes
-// them from outside any more. The order with x-colo-lost-heartbeat, which begins
-// the commit of the overlays, doesn't matter. It may be repeated.
+// them from outside any more. It comes before x-colo-lost-heartbeat, as in QEMU's
+// own recipe: that ends the copying of what is overwritten, and what a dead primary
+// has sent and QEMU hasn't read yet has to stay out of the image. It may be repeated.
 //
 // The guest runs on at once. Until Committed says true the overlays hold what
 // the guest wrote, also what it flushed.

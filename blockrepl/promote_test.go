@@ -3,6 +3,7 @@ package blockrepl
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,8 +38,8 @@ func TestCommitFails(t *testing.T) {
 	a.protect(ctx, b, Options{})
 	b.io(ctx, 0, "write -P 0x55 1M 16M")
 	a.kill()
-	must(t, b.c.ColoLostHeartbeat(ctx))
 	must(t, Promote(ctx, b.c, b.disks))
+	must(t, b.c.ColoLostHeartbeat(ctx))
 	err := WaitCommitted(ctx, b.c, b.disks)
 	if !errors.Is(err, ErrCommitFailed) || !strings.Contains(err.Error(), b.disks[0].Path) {
 		t.Fatalf("%v", err)
@@ -50,6 +51,27 @@ func TestCommitFails(t *testing.T) {
 	if err := NewMirror(b.c, b.disks, a.to, Options{}).Sync(ctx); !errors.Is(err, ErrCommitFailed) {
 		t.Errorf("sync: %v", err)
 	}
+}
+
+// TestUnread: a primary dies while much that it has written lies unread before the secondary's QEMU. None of that is the promoted guest's.
+func TestUnread(t *testing.T) {
+	ctx := testContext(t)
+	a, b := newHost(t, "a", Raw), newHost(t, "b", Raw)
+	a.startPrimary(ctx)
+	b.startStandby(ctx)
+	a.io(ctx, 0, "write -P 0x11 0 16M")
+	a.protect(ctx, b, Options{})
+	a.checkpoint(ctx)
+	b.freeze()
+	for i := range 24 {
+		a.io(ctx, 0, fmt.Sprintf("aio_write -q -P 0x77 %dk 256k", i*256))
+	}
+	a.kill()
+	b.thaw()
+	b.promote(ctx)
+	b.io(ctx, 0, "read -P 0x11 0 16M")
+	must(t, ReleaseOverlays(ctx, b.c, b.disks))
+	b.io(ctx, 0, "read -P 0x11 0 16M")
 }
 
 // TestWaitCommitted: it ends with the context on a standby, which is never

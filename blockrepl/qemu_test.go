@@ -291,8 +291,8 @@ func (h *host) lostPeer(ctx context.Context) {
 // promote is the failover of a secondary.
 func (h *host) promote(ctx context.Context) {
 	h.t.Helper()
-	must(h.t, h.c.ColoLostHeartbeat(ctx))
 	must(h.t, Promote(ctx, h.c, h.disks))
+	must(h.t, h.c.ColoLostHeartbeat(ctx))
 	must(h.t, WaitCommitted(ctx, h.c, h.disks))
 }
 

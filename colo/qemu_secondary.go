@@ -76,10 +76,10 @@ func (c *qemuCopy) Promote(ctx context.Context) error {
 	} else if _, err := c.main.QueryStatus(ctx); err == nil { // what QEMU said before has been received now
 		c.cp.seal(time.Now())
 	}
-	if err := c.leaveColo(ctx); err != nil {
+	if err := blockrepl.Promote(ctx, c.main, c.disks); err != nil {
 		return err
 	}
-	if err := blockrepl.Promote(ctx, c.main, c.disks); err != nil {
+	if err := c.leaveColo(ctx); err != nil {
 		return err
 	}
 	if err := netcompare.Promote(ctx, c.main, c.nics); err != nil {

@@ -13,7 +13,7 @@ import (
 
 const (
 	accountLines = 60 // of what the daemons said, the last ones
-	serialLines  = 12 // of each guest's console
+	serialLines  = 40 // of each guest's console
 )
 
 // Account tells what led to the end of the run in a lab's folder: what became of the VM on each node and what its daemons complained of, in the order of
