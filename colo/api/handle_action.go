@@ -80,8 +80,13 @@ func (s *Server) action(w http.ResponseWriter, r *request, kind, reason string, 
 		reply(w, http.StatusOK, out)
 		return nil
 	}
-	s.remark(r, kind, reason)
-	op := s.ops.begin(Operation{VM: r.vm, Kind: kind, By: r.caller.String(), Reason: reason}, r.Header.Get("Idempotency-Key"), do)
+	op, err := s.ops.begin(Operation{VM: r.vm, Kind: kind, By: r.caller.String(), Reason: reason}, r.Header.Get("Idempotency-Key"), func(ctx context.Context) error {
+		s.remark(r, kind, reason)
+		return do(ctx)
+	})
+	if err != nil {
+		return err
+	}
 	w.Header().Set("Location", "/v1/operations/"+op.ID)
 	reply(w, http.StatusAccepted, op)
 	return nil

@@ -14,6 +14,9 @@ import (
 // keptOperations is how many ended operations can still be read.
 const keptOperations = 256
 
+// runningOperations is how many operations of one VM may run at the same time. Those that run are never forgotten, so there must be an end to them.
+const runningOperations = 16
+
 // operations are those of this run of the daemon. They run on their own context: neither the caller's end nor the server's takes them back.
 type operations struct {
 	run  string // part of each id
@@ -40,15 +43,24 @@ func newOperations(run, node string) *operations {
 }
 
 // begin starts an operation. With the key of one that was begun before, that one is returned: the request was sent again because its answer was lost.
-func (o *operations) begin(op Operation, key string, do func(context.Context) error) Operation {
+func (o *operations) begin(op Operation, key string, do func(context.Context) error) (Operation, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if key != "" {
 		for _, old := range o.all {
 			if old.key == key && old.VM == op.VM && old.Kind == op.Kind && old.By == op.By {
-				return old.clone()
+				return old.clone(), nil
 			}
 		}
+	}
+	running := 0
+	for _, e := range o.all {
+		if e.VM == op.VM && e.State == Running {
+			running++
+		}
+	}
+	if running >= runningOperations {
+		return Operation{}, apiErrorf(ErrBusy, "%s: %d operations of it run on %s already: wait for one's end, or cancel it", op.VM, running, o.node)
 	}
 	o.next++
 	op.ID, op.State, op.Begun, op.Steps = fmt.Sprintf("%s-%d", o.run, o.next), Running, time.Now(), []OpStep{}
@@ -63,7 +75,7 @@ func (o *operations) begin(op Operation, key string, do func(context.Context) er
 		o.flush()
 		o.end(e, err)
 	})
-	return e.clone()
+	return e.clone(), nil
 }
 
 // cancellable says whether an operation can be taken back. The others are over in moments, or halfway is worse than either end.

@@ -42,13 +42,13 @@ func newLooker(a Arbiter, node string, log *slog.Logger) *looker {
 	return &looker{arb: a, log: log.With("node", node, "arbiter", a.Name)}
 }
 
-// last is what came of looking last.
+// last is what came of looking last. An arbiter that was not looked at yet is not known to answer.
 func (l *looker) last() (ok bool, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case !l.asked:
-		return true, l.arb.Name + ": not looked at yet"
+		return false, l.arb.Name + ": not known yet, this daemon has just started"
 	case l.err != nil:
 		return false, l.arb.Name + ": " + l.err.Error()
 	}
