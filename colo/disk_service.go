@@ -166,6 +166,13 @@ func (m *machine) ceded(ctx context.Context) bool {
 		done()
 		return false
 	}
+	// The arbiter may count the peer alone from the moment it is asked, also when its answer is lost: this node must not believe that it is alone then, also after a loss of power.
+	if rec, _ := m.info(); rec.Offered != info.Name {
+		if err := m.updateNow(ctx, func(v *state.VM) { v.Offered = info.Name }); err != nil {
+			done()
+			return false
+		}
+	}
 	got, err := m.advanceHeld(ctx, []string{info.Name})
 	done()
 	if err != nil {

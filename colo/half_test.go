@@ -38,6 +38,7 @@ type bare struct {
 	timeouts  map[string]time.Duration               // of the heartbeats; 1s when 0
 	kernel    func(*colotest.Launcher) colo.Launcher // of hosts with two links
 	qemuImg   []string
+	patience  time.Duration                          // HangTimeout; the default when 0
 	alone     bool                                   // there is no arbiter
 	peers     func(to string, p colo.Peer) colo.Peer // what stands between the nodes instead of the wire
 }
@@ -126,7 +127,7 @@ func (p *bare) open(name string) {
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
-		HeartbeatTimeout: timeout, Launcher: launcher, QEMUImg: p.qemuImg, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
+		HeartbeatTimeout: timeout, Launcher: launcher, QEMUImg: p.qemuImg, HangTimeout: p.patience, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})
 	must(p.t, err)
 	p.nodes[name], p.stores[name] = n, st
@@ -214,6 +215,43 @@ func TestHalfGoneWhileDetaching(t *testing.T) {
 	}
 	p.await("n2", "the VM", atRest(colo.Stopped, "n2"))
 	p.only()
+}
+
+// spied is an arbiter that shows what is asked of it before it answers.
+type spied struct {
+	arbiter.Arbiter
+	asked func(next arbiter.Record)
+}
+
+func (s spied) Advance(ctx context.Context, next arbiter.Record) (arbiter.Record, error) {
+	s.asked(next)
+	return s.Arbiter.Advance(ctx, next)
+}
+
+// TestHalfGoneIsOffered: that the peer may be the only one that counts is durable before the arbiter is asked for it: its answer may be lost, and the power after it.
+func TestHalfGoneIsOffered(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	p.protect(colo.ProtectionSpec{})
+	var offered atomic.Pointer[string]
+	var arb arbiter.Arbiter = spied{p.mem.View("n1"), func(next arbiter.Record) {
+		if slices.Equal(next.Members, []string{"n2"}) {
+			vm, err := p.stores["n1"].Get("web")
+			if err != nil {
+				t.Error(err)
+			}
+			offered.Store(&vm.Offered)
+		}
+	}}
+	p.views["n1"].Store(&arb)
+	must(t, p.launchers["n1"].Copy("web").DropDisk(t.Context(), "vda"))
+	if err := p.nodes["n1"].Unprotect(t.Context(), "web"); !errors.As(err, new(*colo.HalfGoneError)) {
+		t.Errorf("unprotected: %v", err)
+	}
+	p.await("n1", "its end", atRest(colo.Outdated, "n2"))
+	if o := offered.Load(); o == nil || *o != "n2" {
+		t.Errorf("the arbiter was asked before it was stored: %v", o)
+	}
 }
 
 // TestHalfGoneUntold is the same with a peer that can't be told: it learns from the arbiter that it alone counts.

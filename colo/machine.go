@@ -44,6 +44,7 @@ type machine struct {
 	why     string
 	since   time.Time
 	spec    *Spec
+	unread  error // why the stored spec can't be read: spec has nothing but the name then
 	copy    Copy
 	asking  chan struct{} // holds something while the arbiter is asked for this VM, or what is asked is being noted
 	silent  chan struct{} // copy is being killed: until it has ended it counts as one that runs, but its end is no event. Closed when its tap is cut or it has ended; nil when none ends
@@ -61,6 +62,7 @@ type machine struct {
 	givenUp   string // why recovery has stopped; empty while it hasn't
 	resets    int    // how often a person made it begin anew
 	outlook   string // what is about to be done here, or waited for
+	stuck     string // why a copy that was killed is still there
 	cold      coldPhase
 	tried     bool   // to protect it again, and that has failed
 	guarded   bool   // the copy is behind its gate
@@ -228,6 +230,10 @@ func (m *machine) handle(ctx context.Context, msg message) {
 	from := m.State()
 	if msg.reply != nil && m.job != nil && m.job.plan.Kind == planDelete { // nothing is begun any more, nor stored
 		msg.answer(fmt.Errorf("it is being deleted: %w", &UnexpectedEventError{VM: m.name, State: from, Event: msg.kind}))
+		return
+	}
+	if err := m.refused(msg.kind, msg.args); err != nil {
+		msg.answer(err)
 		return
 	}
 	t, ok := next(from, msg.kind, m.holds)

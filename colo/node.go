@@ -191,22 +191,23 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 		return nil, err
 	}
 	for _, rec := range vms {
-		spec, err := ParseSpec(rec.Spec, "stored spec of "+rec.Name)
-		if err != nil { // the other VMs must not go without failover for it
-			cfg.Log.Error("stored spec", "node", cfg.Name, "vm", rec.Name, "err", err)
+		spec, unread := ParseSpec(rec.Spec, "stored spec of "+rec.Name)
+		if unread != nil { // the other VMs must not go without failover for it
+			cfg.Log.Error("stored spec", "node", cfg.Name, "vm", rec.Name, "err", unread)
 			spec = &Spec{Name: rec.Name}
-			rec.Phase, rec.Reason, rec.Instance = string(Failed), err.Error(), nil
+			rec.Phase, rec.Reason = string(Failed), unread.Error()
 		}
 		n.mu.Lock()
-		n.add(spec, &rec)
+		n.add(spec, &rec, unread)
 		n.mu.Unlock()
 	}
 	close(n.loaded)
 	return n, nil
 }
 
-func (n *Node) add(spec *Spec, rec *state.VM) *machine {
+func (n *Node) add(spec *Spec, rec *state.VM, unread error) *machine {
 	m := newMachine(n, spec, rec)
+	m.unread = unread
 	n.machines[spec.Name] = m
 	n.wg.Go(func() { m.run(n.ctx) })
 	if r := n.cfg.Recovery; r != nil {

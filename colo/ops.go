@@ -95,7 +95,7 @@ func (n *Node) create(s *Spec, id string, held arbiter.Record) (*machine, error)
 	if n.closed {
 		return nil, ErrClosed
 	}
-	return n.add(s, &rec), nil
+	return n.add(s, &rec, nil), nil
 }
 
 func (n *Node) ask(ctx context.Context, vm string, kind EventKind, args any) error {

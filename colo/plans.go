@@ -127,11 +127,14 @@ func (m *machine) discard(ctx context.Context) error {
 	_, spec := m.info()
 	if c != nil {
 		silenced := m.endsNow()
-		cutErr := c.Cut(ctx)
-		if cutErr == nil {
-			silenced()
+		var cutErr error
+		kill := func(ctx context.Context) error {
+			if cutErr = c.Cut(ctx); cutErr == nil {
+				silenced()
+			}
+			return c.Kill(ctx)
 		}
-		if err := c.Kill(ctx); err != nil {
+		if err := m.untilEnded(ctx, kill); err != nil {
 			m.endsNot()
 			return errors.Join(err, cutErr)
 		}
@@ -142,12 +145,47 @@ func (m *machine) discard(ctx context.Context) error {
 		}
 	}
 	if rec, _ := m.info(); c == nil && rec.Instance != nil { // one that could not be taken over
-		if err := m.n.launcher.End(ctx, spec, *rec.Instance); err != nil {
+		if err := m.untilEnded(ctx, func(ctx context.Context) error { return m.n.launcher.End(ctx, spec, *rec.Instance) }); err != nil {
 			return err
 		}
 	}
 	m.update(func(v *state.VM) { v.Instance, v.Resync = nil, nil })
 	return m.n.launcher.Clear(ctx, spec)
+}
+
+// untilEnded kills a QEMU, again and again where it doesn't end: the kernel keeps one for as long as a disk of its doesn't answer. It counts as one that runs meanwhile,
+// and that is said.
+func (m *machine) untilEnded(ctx context.Context, kill func(context.Context) error) error {
+	for begun, told := time.Now(), false; ; told = true {
+		kctx, cancel := context.WithTimeout(ctx, min(killPatience*m.n.cfg.HangTimeout, killLimit/2))
+		err := kill(kctx)
+		late := kctx.Err() != nil
+		cancel()
+		if err == nil || !late || ctx.Err() != nil {
+			if told {
+				m.setStuck("")
+			}
+			return err
+		}
+		m.log.Error("a QEMU was killed and does not end", "since", time.Since(begun).Round(time.Second), "err", err)
+		m.setStuck("its QEMU was killed and does not end, perhaps because a disk of this host does not answer; it is tried again: " + err.Error())
+	}
+}
+
+// killPatience is how many times as long as QEMU may take to answer it may take to end, before that is said.
+const killPatience = 5
+
+// setStuck notes, and tells once, that a QEMU doesn't end; an empty why takes it back.
+func (m *machine) setStuck(why string) {
+	m.mu.Lock()
+	news := m.stuck == "" && why != ""
+	m.stuck = why
+	m.wake()
+	s := m.state
+	m.mu.Unlock()
+	if news {
+		m.emit(Event{Kind: "step", State: s, Text: why})
+	}
 }
 
 func (m *machine) report(rec state.VM) Report {

@@ -27,6 +27,9 @@ func (n *Node) Preview(vm string, ev EventKind) (Preview, error) {
 	default:
 		return p, refused
 	}
+	if err := m.refused(ev, StopOptions{Force: true}); err != nil { // whether it is by force nobody has said
+		return p, err
+	}
 	t, ok := next(from, ev, m.holds)
 	if !ok {
 		return p, refused

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,8 +82,13 @@ func findProcess(pid int, startTicks uint64, logFile string) (*process, error) {
 	return out, nil
 }
 
-// kill ends the process and waits until it has gone.
+// killLimit is how long a process may take to end once it was killed. The kernel keeps one for as long as a disk of its doesn't answer.
+const killLimit = 30 * time.Second
+
+// kill ends the process and waits until it has gone, but not for ever. It may be called again.
 func (p *process) kill(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
 	if err := p.p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

@@ -19,6 +19,13 @@ func (m *machine) resume(ctx context.Context) {
 	}
 	c, view, err := m.n.launcher.Attach(ctx, spec, *rec.Instance)
 	switch {
+	case m.unreadable() != nil && (c != nil || err != nil):
+		if c != nil {
+			c.Disconnect()
+		}
+		m.standIn(Failed, rec.Reason)
+		m.log.Error("a QEMU of a VM whose spec can't be read runs, and is left alone", "pid", rec.Instance.PID)
+		m.reattach(ctx, rec)
 	case err == nil:
 		m.found(ctx, sighting{rec, c, view})
 	case aloneIn(rec, m.n.cfg.Name): // it is not killed: it may be the only current copy
@@ -88,11 +95,17 @@ const (
 // evFound says that such a QEMU has answered, or ended. Like evPing it never reaches the table.
 const evFound EventKind = "found"
 
-// reattach asks a lone QEMU that did not answer at the node's start again and again, until it does, has ended, or was ended by a person.
+// reattach asks a lone QEMU that did not answer at the node's start again and again, until it does, has ended, or was ended by a person. One of a VM whose spec can't be read is
+// left alone until it has ended.
 func (m *machine) reattach(ctx context.Context, rec state.VM) {
 	m.n.wg.Go(func() {
 		for wait := reattachFirst; ; wait = min(2*wait, reattachLast) {
-			m.setOutlook(fmt.Sprintf("asking it again in %s", wait))
+			unread := m.unreadable()
+			if unread == nil {
+				m.setOutlook(fmt.Sprintf("asking it again in %s", wait))
+			} else {
+				m.setOutlook("its QEMU is left alone; a version that reads the spec takes it up, coloctl vm stop --force ends it")
+			}
 			select {
 			case <-time.After(wait):
 			case <-m.quit:
@@ -107,6 +120,10 @@ func (m *machine) reattach(ctx context.Context, rec state.VM) {
 			c, view, err := m.n.launcher.Attach(ctx, spec, *rec.Instance)
 			if err != nil {
 				m.log.Warn("a QEMU that runs here does not answer yet", "err", err)
+				continue
+			}
+			if unread != nil && c != nil {
+				c.Disconnect()
 				continue
 			}
 			m.post(message{kind: evFound, args: sighting{rec, c, view}})

@@ -143,7 +143,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 				return err
 			}
 			m.mu.Lock()
-			m.spec = a.Spec
+			m.spec, m.unread = a.Spec, nil
 			m.mu.Unlock()
 			return m.updateNow(ctx, both(setDisks(a.Spec, false, 0), func(v *state.VM) {
 				v.Spec, v.Role, v.Peer, v.Base, v.Resync, v.Want, v.Target = text, state.RoleSecondary, a.From, nil, nil, a.Want, a.Resync
@@ -341,6 +341,9 @@ func (n *Node) serveConfirm(ctx context.Context, rec arbiter.Record) error {
 	if err != nil {
 		return err
 	}
+	if err := m.unreadable(); err != nil {
+		return err
+	}
 	_, spec := m.info()
 	confirmed := both(setRecord(rec.Generation, rec.Members), both(setDisks(spec, true, rec.Generation), both(setWritten(spec, false), func(v *state.VM) { v.Target = "" })))
 	if err := m.updateNow(ctx, func(v *state.VM) {
@@ -412,6 +415,9 @@ func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string
 	if err := m.known(); err != nil {
 		return err
 	}
+	if m.unseen() {
+		return fmt.Errorf("%s: %w: a QEMU of it may run on %s, which can't ask it", m.name, ErrPeerUnreachable, n.cfg.Name)
+	}
 	off := m.final() && m.State() != SwitchingOver // there the peer is meant to go on
 	if silent := m.ends(); silent != nil && !off { // whatever has happened to the other copy changes nothing for this one any more
 		select {
@@ -445,7 +451,7 @@ func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
 		return PeerVM{}, err
 	}
 	rec, _ := m.info()
-	out := PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Want: rec.Want, Lacks: len(offline(rec)) > 0}
+	out := PeerVM{State: m.State(), Generation: rec.Generation, Members: rec.Members, Want: rec.Want, Lacks: len(offline(rec)) > 0, Running: m.unseen()}
 	if c := m.current(); c != nil {
 		// Within what those who ask for a claim have the patience for.
 		actx, cancel := context.WithTimeout(ctx, n.cfg.HeartbeatInterval)

@@ -114,7 +114,7 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 				return err
 			}
 			m.mu.Lock()
-			m.spec = a.spec
+			m.spec, m.unread = a.spec, nil
 			m.mu.Unlock()
 			if c, ok := m.current().(interface{ setProtection(p ProtectionSpec) }); ok {
 				c.setProtection(a.spec.Protection)

@@ -1,6 +1,7 @@
 package colo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,7 @@ func (m *machine) status() Status {
 	s := Status{
 		VM: m.name, Node: m.n.cfg.Name, State: m.state, Why: m.why, Since: m.since, Role: m.rec.Role, Generation: m.rec.Generation,
 		Members: slices.Clone(m.rec.Members), Peer: m.rec.Peer, PeerAlive: alive, Plan: m.plan, Progress: m.prog, Resync: m.sync, LastError: m.lastErr,
-		Verify: m.rec.Verify, Want: m.rec.Want, Outlook: m.outlook, GivenUp: m.givenUp,
+		Verify: m.rec.Verify, Want: m.rec.Want, Outlook: cmp.Or(m.stuck, m.outlook), GivenUp: m.givenUp,
 	}
 	if m.copy != nil {
 		s.PID, s.Checkpoints = m.copy.PID(), m.copy.Stats()

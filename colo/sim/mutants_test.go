@@ -246,7 +246,7 @@ var guards = []guard{
 		[]change{
 			{
 				"plans.go",
-				"if err := c.Kill(ctx); err != nil {", "if OFF {\n\t\t} else if err := c.Kill(ctx); err != nil {",
+				"\t\t\treturn c.Kill(ctx)\n", "\t\t\tif OFF {\n\t\t\t\treturn nil\n\t\t\t}\n\t\t\treturn c.Kill(ctx)\n",
 			},
 		},
 		nil, false,
