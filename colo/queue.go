@@ -108,7 +108,7 @@ func (m *machine) takeTurn(ctx context.Context) (leave func(), err error) {
 	}
 	t.share = func(speed int64) {
 		m.mu.Lock()
-		m.tune.share = speed / int64(max(len(spec.Disks), 1))
+		m.tune.share = speed / int64(max(len(spec.mirrored()), 1))
 		c := m.copy
 		m.mu.Unlock()
 		if speed, paused := m.tuning(spec); c != nil && m.State() == Syncing {

@@ -72,7 +72,7 @@ type Pair struct {
 	mu       sync.Mutex
 	instance [2]string    // of the witness that answered last at this place
 	answered [2]time.Time // when
-	locks    map[string]chan struct{}
+	locks    map[string]*lock
 }
 
 var _ arbiter.Arbiter = (*Pair)(nil)
@@ -107,7 +107,7 @@ func newPair(a, b service, me, path string, o PairOptions) (*Pair, error) {
 		return nil, err
 	}
 	now := time.Now()
-	return &Pair{opt: o, me: me, svc: [2]service{a, b}, ledger: l, answered: [2]time.Time{now, now}, locks: map[string]chan struct{}{}}, nil
+	return &Pair{opt: o, me: me, svc: [2]service{a, b}, ledger: l, answered: [2]time.Time{now, now}, locks: map[string]*lock{}}, nil
 }
 
 // Close closes the ledger. Run must have ended.
