@@ -6,6 +6,8 @@ import (
 	"net"
 	"slices"
 	"strings"
+
+	"github.com/coloctl/coloctl/state"
 )
 
 // Limits are what a node gives its VMs' copies together. A zero value is no limit.
@@ -50,10 +52,10 @@ func (e *NoRoomError) Error() string {
 
 func (e *NoRoomError) Unwrap() error { return ErrNoRoom }
 
-// reservation is what any node must keep for a VM.
-func (s *Spec) reservation() Reservation {
+// reservation is what any node must keep for a VM, which may be protected though its spec doesn't ask for it.
+func (s *Spec) reservation(protected bool) Reservation {
 	r := Reservation{VM: s.Name, Memory: s.Memory, VCPUs: s.VCPUs}
-	if s.Protection.Level != LevelNone {
+	if protected || s.Protection.Level != LevelNone {
 		r.Memory *= 2
 	}
 	return r
@@ -61,8 +63,15 @@ func (s *Spec) reservation() Reservation {
 
 // reserves says whether room is kept for the VM here: a copy runs here, or is to run here when it is needed.
 func (m *machine) reserves() bool {
-	rec, _ := m.info()
-	return m.current() != nil || rec.Instance != nil || rec.Want == WantRunning || rec.Want == WantProtected
+	rec, spec := m.info()
+	switch {
+	case m.current() != nil || rec.Instance != nil:
+		return true
+	case rec.Want != WantRunning && rec.Want != WantProtected:
+		return false
+	}
+	// Of several candidates those that are not its nodes now keep no room: they are asked again before it comes.
+	return len(spec.Nodes) <= 2 || len(rec.Members) == 0 || slices.Contains(rec.Members, m.n.cfg.Name)
 }
 
 // Capacity tells what this node has for VMs, and what is reserved of it.
@@ -72,8 +81,8 @@ func (n *Node) Capacity() Capacity {
 		if !m.reserves() {
 			continue
 		}
-		_, spec := m.info()
-		r := spec.reservation()
+		rec, spec := m.info()
+		r := spec.reservation(rec.Want == WantProtected || len(rec.Members) > 1 || rec.Role == state.RoleSecondary)
 		c.Reserved.Memory += r.Memory
 		c.Reserved.VCPUs += r.VCPUs
 		c.VMs = append(c.VMs, r)
@@ -94,7 +103,7 @@ func (n *Node) all() []*machine {
 }
 
 // admit refuses a VM that there is no room for. One that has its room already is never refused: it must come back after an outage.
-func (n *Node) admit(s *Spec) error {
+func (n *Node) admit(s *Spec, protected bool) error {
 	if err := n.macsFree(s); err != nil {
 		return err
 	}
@@ -102,10 +111,10 @@ func (n *Node) admit(s *Spec) error {
 	if slices.ContainsFunc(c.VMs, func(r Reservation) bool { return r.VM == s.Name }) {
 		return nil
 	}
-	r := s.reservation()
+	r := s.reservation(protected)
 	if l := c.Limits.Memory; l > 0 && c.Reserved.Memory+r.Memory > l {
 		needs := r.Memory.String()
-		if s.Protection.Level != LevelNone {
+		if r.Memory > s.Memory {
 			needs += " (twice its guest's, as a secondary does)"
 		}
 		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "memory", Needs: needs, Has: c.Reserved.Memory.String(), Limits: l.String()}

@@ -154,7 +154,7 @@ func (m *machine) mustCede() bool {
 
 // ceded tries once.
 func (m *machine) ceded(ctx context.Context) bool {
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil {
 		return false
 	}
@@ -320,7 +320,7 @@ func (m *machine) leaveToPeer(ctx context.Context, o outage) error {
 // otherHalf makes sure that the peer's copy goes on when this node's half is taken out of service: that it is where it should be, and all of its halves
 // are in service.
 func (m *machine) otherHalf(ctx context.Context, disk string, want State) error {
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil {
 		return err
 	}

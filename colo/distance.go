@@ -13,13 +13,7 @@ var ErrTooFar = errors.New("the peer is too far away to protect a VM by it")
 func (c *NodeConfig) far(rtt time.Duration) bool { return c.MaxLinkRTT > 0 && rtt > c.MaxLinkRTT }
 
 // near fails if no link is known to be near enough. One that nothing was measured of may be.
-func (n *Node) near() error {
-	s, ok := n.PeerStatus()
-	if !ok {
-		return nil
-	}
-	return n.cfg.distance(s.Links)
-}
+func (p *partnership) near(c *NodeConfig) error { return c.distance(p.status(c).Links) }
 
 func (c *NodeConfig) distance(links []LinkStatus) error {
 	var least time.Duration

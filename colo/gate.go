@@ -55,7 +55,7 @@ func (m *machine) leaseEnd(c Copy) time.Time {
 	if at := c.Stats().Began; !at.IsZero() {
 		end = at.Add(m.checkpointTerm())
 	}
-	if at := m.n.confirmed(); !at.IsZero() && time.Now().Before(m.leased) {
+	if at := m.confirmed(); !at.IsZero() && time.Now().Before(m.leased) {
 		if e := at.Add(m.n.cfg.HeartbeatTimeout); e.After(end) {
 			end = e
 		}
@@ -65,7 +65,7 @@ func (m *machine) leaseEnd(c Copy) time.Time {
 
 // leaseOver is when the lease of a primary that can't be asked has ended, as far as this secondary knows.
 func (m *machine) leaseOver(c Copy) time.Time {
-	heard, checkpoint := m.n.lastHeard(), c.Stats().Last
+	heard, checkpoint := m.lastHeard(), c.Stats().Last
 	for _, at := range []*time.Time{&heard, &checkpoint} {
 		if at.Before(m.n.began) { // also when it was not seen at all: an earlier run of this node's may have
 			*at = m.n.began
@@ -78,24 +78,22 @@ func (m *machine) leaseOver(c Copy) time.Time {
 	return heard
 }
 
-// confirmed is when the newest heartbeat was sent that the peer has heard.
-func (n *Node) confirmed() time.Time {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.beat == nil {
+// confirmed is when the newest heartbeat was sent that the VM's peer has heard.
+func (m *machine) confirmed() time.Time {
+	p := m.with()
+	if p == nil {
 		return time.Time{}
 	}
-	return n.beat.Status().Confirmed
+	return p.beat.Status().Confirmed
 }
 
-// lastHeard is when the peer's last heartbeat came.
-func (n *Node) lastHeard() time.Time {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.beat == nil {
+// lastHeard is when the last heartbeat of the VM's peer came.
+func (m *machine) lastHeard() time.Time {
+	p := m.with()
+	if p == nil {
 		return time.Time{}
 	}
-	return n.beat.Status().LastHeard
+	return p.beat.Status().LastHeard
 }
 
 // guard puts the copy behind its gate before the peer's can be counted in. A host without gates goes on without.

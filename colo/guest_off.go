@@ -66,7 +66,7 @@ func (m *machine) giveWay(err error) error {
 func (m *machine) wayGiven(ctx context.Context) error {
 	rec, _ := m.info()
 	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: []string{m.n.cfg.Name}, By: m.n.cfg.Name}
-	p, _, err := m.n.partner()
+	p, _, err := m.partner()
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, giveWayTimeout)
 		defer cancel()
@@ -83,8 +83,8 @@ func (m *machine) wayGiven(ctx context.Context) error {
 
 // tellOff lets the peer know that the VM is off, and whose disks count. One that can't be told finds out when it asks.
 func (m *machine) tellOff(ctx context.Context) {
-	p, info, err := m.n.partner()
-	if err != nil || !m.n.PeerAlive() {
+	p, info, err := m.partner()
+	if err != nil || !m.peerAlive() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, giveWayTimeout)

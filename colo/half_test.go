@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ type bare struct {
 	wire      *colo.Wire
 	recovery  *colo.Recovery
 	limits    map[string]colo.Limits
+	listen    func() func(context.Context, netip.AddrPort) (net.PacketConn, error)
 	resync    colo.ResyncLimits
 	timeouts  map[string]time.Duration               // of the heartbeats; 1s when 0
 	kernel    func(*colotest.Launcher) colo.Launcher // of hosts with two links
@@ -124,7 +126,12 @@ func (p *bare) open(name string) {
 	if p.kernel != nil {
 		launcher, links = p.kernel(p.launchers[name]), append(links, colo.Link{Name: "link1", Address: netip.AddrFrom4([4]byte{127, 31, p.net, name[1] - '0'})})
 	}
+	var listen func(context.Context, netip.AddrPort) (net.PacketConn, error)
+	if p.listen != nil {
+		listen = p.listen()
+	}
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
+		ListenPacket: listen,
 		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
 		HeartbeatTimeout: timeout, Launcher: launcher, QEMUImg: p.qemuImg, HangTimeout: p.patience, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),

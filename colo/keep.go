@@ -90,7 +90,7 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 	var (
 		failed  = breaker{limit: r.Attempts, window: r.Window}
 		resets  int
-		well    time.Time // since when the peer has been
+		well    = map[string]time.Time{} // since when each peer has been
 		decides = time.Now()
 		last    string
 		tick    = time.NewTicker(500 * time.Millisecond)
@@ -109,20 +109,29 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 			resets, failed.fails = again, nil
 		}
 		now := time.Now()
-		switch alive := m.n.PeerAlive(); {
-		case !alive:
-			well = time.Time{}
-		case well.IsZero():
-			well = now
+		for _, p := range m.n.partnerships() {
+			switch alive, name := p.alive(), p.info.Name; {
+			case !alive:
+				delete(well, name)
+			case well[name].IsZero():
+				well[name] = now
+			}
 		}
 		var err error
+		var by string
+		if s == Solo && want == WantProtected && givenUp == "" {
+			var why string
+			if by, why = m.wellPeer(well, now, r.HoldDown); why != "" {
+				m.setOutlook(why)
+			}
+		}
 		switch {
 		case givenUp != "":
-		case s == Solo && want == WantProtected && !well.IsZero() && now.Sub(well) >= r.HoldDown && now.Sub(m.inState()) >= r.HoldDown:
+		case s == Solo && want == WantProtected && by != "" && now.Sub(m.inState()) >= r.HoldDown:
 			if m.protectsAfter(r.HoldDown) {
 				break
 			}
-			if err = m.request(ctx, ReqProtect, ProtectOptions{}); err != nil {
+			if err = m.request(ctx, ReqProtect, ProtectOptions{Node: by}); err != nil {
 				err = fmt.Errorf("protecting it again: %w", err)
 				m.setTried(true)
 			}
@@ -196,7 +205,7 @@ func (m *machine) carryOut(ctx context.Context, a coldAction) error {
 
 // agree makes the peer promise that its copy, which is as good as this one, stays down. It is the proof that stands in for an arbiter.
 func (m *machine) agree(ctx context.Context) error {
-	p, _, err := m.n.partner()
+	p, _, err := m.partner()
 	if err != nil {
 		return err
 	}
@@ -224,7 +233,7 @@ func (m *machine) coldFacts(ctx context.Context, r Recovery, waited time.Duratio
 			f.answer = silentArbiter
 		}
 	}
-	if p, info, err := m.n.partner(); err == nil {
+	if p, info, err := m.partner(); err == nil {
 		f.peer = info.Name
 		pctx, cancel := context.WithTimeout(ctx, time.Second)
 		there, err := p.Inquire(pctx, m.name)

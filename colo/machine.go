@@ -527,7 +527,7 @@ func (m *machine) recheck(ctx context.Context) {
 		select {
 		case <-t.C:
 			m.rechecks.Store(false) // what follows may ask for the next look
-			if !m.n.linked() {
+			if !m.with().linked() {
 				m.post(message{kind: PeerLost, text: "no heartbeat on any link"})
 			}
 		case <-ctx.Done():

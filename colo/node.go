@@ -144,9 +144,7 @@ type Node struct {
 	mu       sync.Mutex
 	machines map[string]*machine
 	making   map[string]struct{} // names of VMs that are being made
-	peer     Peer
-	peerInfo NodeInfo
-	beat     *heartbeat.Monitor
+	peers    []*partnership
 	closed   bool
 }
 
@@ -225,9 +223,9 @@ func (n *Node) Info() NodeInfo {
 		HeartbeatInterval: n.cfg.HeartbeatInterval, HeartbeatTimeout: n.cfg.HeartbeatTimeout}
 }
 
-// Connect makes p this node's partner: heartbeats go to it over all links from now on, and VMs are protected by it. A node has one
-// partner; a second call is refused.
-func (n *Node) Connect(p Peer, info NodeInfo) error {
+// Connect makes peer a partner of this node: heartbeats go to it over all links that both have from now on, and VMs are protected by it. A node with an arbiter may
+// have several, if its ListenPacket lets their heartbeats share this node's addresses (see heartbeat.Share); each VM has one of them at a time.
+func (n *Node) Connect(peer Peer, info NodeInfo) error {
 	if info.Name == n.cfg.Name {
 		return fmt.Errorf("peer has this node's own name, %q", info.Name)
 	}
@@ -244,14 +242,17 @@ func (n *Node) Connect(p Peer, info NodeInfo) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed {
+	switch {
+	case n.closed:
 		return ErrClosed
+	case partnerOf(n.peers, info.Name) != nil:
+		return fmt.Errorf("%s is this node's peer already", info.Name)
+	case len(n.peers) > 0 && n.cfg.Arbiter == nil:
+		return fmt.Errorf("a second peer, %s: %w: who of more than two nodes may go on can't be told by proof", info.Name, ErrNoArbiter)
 	}
-	if n.peer != nil {
-		return fmt.Errorf("this node's peer is %s already", n.peerInfo.Name)
-	}
-	n.peer, n.peerInfo, n.beat = p, info, mon
-	n.wg.Go(func() { n.watchPeer(mon) })
+	p := &partnership{peer, info, mon}
+	n.peers = append(n.peers, p)
+	n.wg.Go(func() { n.watchPeer(p) })
 	return nil
 }
 
@@ -305,32 +306,9 @@ func (n *Node) machine(vm string) (*machine, error) {
 	return nil, fmt.Errorf("%s: %w (%s)", vm, ErrNoVM, n.cfg.Name)
 }
 
-// partner returns the peer, or ErrNoPeer.
-func (n *Node) partner() (Peer, NodeInfo, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.peer == nil {
-		return nil, NodeInfo{}, ErrNoPeer
-	}
-	return n.peer, n.peerInfo, nil
-}
-
-// PeerAlive says whether heartbeats of the peer arrive on at least one link.
+// PeerAlive says whether heartbeats of any peer arrive on at least one link.
 func (n *Node) PeerAlive() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.beat != nil && n.beat.Status().State == heartbeat.Alive
-}
-
-// linked says whether the peer and this node hear each other.
-func (n *Node) linked() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.beat == nil {
-		return false
-	}
-	st := n.beat.Status()
-	return st.State == heartbeat.Alive && len(st.Down()) < len(st.Paths)
+	return slices.ContainsFunc(n.partnerships(), (*partnership).alive)
 }
 
 // VMs lists the names of the VMs this node knows.

@@ -46,10 +46,13 @@ func (n *Node) place(ctx context.Context, s *Spec) (release func(), err error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	if err := n.candidate(s); err != nil {
+		return nil, err
+	}
 	if release, err = n.reserve(s.Name); err != nil {
 		return nil, err
 	}
-	if err = n.admit(s); err == nil {
+	if err = n.admit(s, false); err == nil {
 		err = n.launcher.Check(ctx, s)
 	}
 	if err != nil && !errors.Is(err, ErrImageMissing) {
@@ -128,7 +131,7 @@ func (n *Node) StartWith(ctx context.Context, vm string, o StartOptions) error {
 		return err
 	}
 	if _, spec := m.info(); m.current() == nil {
-		if err := n.admit(spec); err != nil {
+		if err := n.admit(spec, false); err != nil {
 			return err
 		}
 	}

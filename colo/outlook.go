@@ -30,23 +30,35 @@ type LinkStatus struct {
 	Error     string        `json:"error,omitempty"` // why it has no socket
 }
 
-// PeerStatus tells how the partner stands; false if this node has none.
+// PeerStatus tells how the first partner stands; false if this node has none.
 func (n *Node) PeerStatus() (PeerStatus, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.beat == nil {
+	all := n.PeerStatuses()
+	if len(all) == 0 {
 		return PeerStatus{}, false
 	}
-	b := n.beat.Status()
-	out := PeerStatus{Info: n.peerInfo, State: b.State, Since: b.Since, LastHeard: b.LastHeard, Stalls: b.Stalls, Links: []LinkStatus{}}
-	for _, p := range b.Paths {
-		l := LinkStatus{Name: p.Name, Up: p.Up, LastHeard: p.LastHeard, RTT: p.RTT, RTTMin: p.RTTMin, Far: n.cfg.far(p.RTTMin), Missing: p.Missing, WrongKey: p.WrongKey}
+	return all[0], true
+}
+
+// PeerStatuses tells how all partners stand.
+func (n *Node) PeerStatuses() []PeerStatus {
+	var out []PeerStatus
+	for _, p := range n.partnerships() {
+		out = append(out, p.status(&n.cfg))
+	}
+	return out
+}
+
+func (p *partnership) status(c *NodeConfig) PeerStatus {
+	b := p.beat.Status()
+	out := PeerStatus{Info: p.info, State: b.State, Since: b.Since, LastHeard: b.LastHeard, Stalls: b.Stalls, Links: []LinkStatus{}}
+	for _, p := range b.Paths { // of the heartbeats
+		l := LinkStatus{Name: p.Name, Up: p.Up, LastHeard: p.LastHeard, RTT: p.RTT, RTTMin: p.RTTMin, Far: c.far(p.RTTMin), Missing: p.Missing, WrongKey: p.WrongKey}
 		if p.Err != nil {
 			l.Error = p.Err.Error()
 		}
 		out.Links = append(out.Links, l)
 	}
-	return out, true
+	return out
 }
 
 // History returns what the node remembers of its VMs' past, oldest first. A node on [Records] that are no store has none.

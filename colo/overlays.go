@@ -86,7 +86,7 @@ func (m *machine) relieve(msg message) {
 		defer m.relieving.Store(false)
 		ctx, cancel := context.WithTimeout(m.n.ctx, relieveTimeout)
 		defer cancel()
-		peer, _, err := m.n.partner()
+		peer, _, err := m.partner()
 		if err == nil {
 			err = peer.Checkpoint(ctx, CheckpointRequest{VM: m.name, From: m.n.cfg.Name})
 		}

@@ -139,6 +139,8 @@ type PeerVM struct {
 var (
 	// ErrNoPeer is returned when a VM is to be protected by a node that has no peer.
 	ErrNoPeer = errors.New("this node has no peer")
+	// ErrNotCandidate is returned for a node that the VM's spec does not name.
+	ErrNotCandidate = errors.New("no candidate for the VM")
 	// ErrPeerUnreachable is returned when a peer did not answer.
 	ErrPeerUnreachable = errors.New("peer unreachable")
 	// ErrGenerationOld is returned to a peer whose record is older than the one known here.

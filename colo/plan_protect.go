@@ -14,6 +14,7 @@ import (
 // ProtectOptions tunes Protect.
 type ProtectOptions struct {
 	Mode blockrepl.Mode // empty: the quickest that is safe
+	Node string         // by which peer; empty: by the VM's present one
 }
 
 // protectPlan brings a lone copy into COLO with a standby on the peer. The guest runs but for the moment of the switch; whatever fails, it
@@ -38,19 +39,24 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			if err := m.noBackup(); err != nil {
 				return err
 			}
-			if peer, to, err = m.n.partner(); err != nil {
+			by, err := m.standbyBy(o.Node)
+			if err != nil {
 				return err
 			}
+			peer = by.peer
 			if to, err = peer.Hello(ctx); err != nil {
 				return err
 			}
 			if err := m.n.compare(to); err != nil {
 				return err
 			}
-			if err := m.n.near(); err != nil {
+			if err := by.near(&m.n.cfg); err != nil {
 				return err
 			}
-			return m.arbiterAnswersBoth(ctx)
+			if err := m.arbiterAnswers(ctx); err != nil || by == m.with() {
+				return err
+			}
+			return m.updateNow(ctx, func(v *state.VM) { v.Peer = by.info.Name }) // its loss is the VM's from here on
 		}},
 		{Name: "wait for its turn", Do: func(ctx context.Context) (err error) {
 			leave, err = m.takeTurn(ctx)
@@ -92,7 +98,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				if way, err = m.syncWay(ctx, c, o, to.Name, reply); err != nil {
 					return err
 				}
-				return m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)
+				return m.syncDisks(ctx, c, way, to.Name, peer, token, reply.Endpoint)
 			},
 			Undo: func(ctx context.Context) error { return m.release(ctx, c) },
 		},
@@ -185,7 +191,7 @@ func (m *machine) confirm() {
 	}
 	m.n.wg.Go(func() {
 		for {
-			p, info, err := m.n.partner()
+			p, info, err := m.partner()
 			if err == nil {
 				ctx, cancel := context.WithTimeout(m.n.ctx, cedeTimeout)
 				err = p.Confirm(ctx, rec)
@@ -221,7 +227,7 @@ func (m *machine) detachPlan() *Plan {
 			return err
 		}},
 		{Name: "drop the secondary", Do: func(ctx context.Context) error {
-			if peer, _, err := m.n.partner(); err == nil {
+			if peer, _, err := m.partner(); err == nil {
 				dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
 				if err := peer.Drop(dctx, DropRequest{Record: got}); err != nil {
@@ -257,7 +263,7 @@ func (m *machine) switchoverPlan() *Plan {
 	c := m.current()
 	return &Plan{Kind: planSwitchover, NoReturn: 3, Steps: []Step{
 		{Name: "check the secondary", Do: func(ctx context.Context) (err error) {
-			if peer, info, err = m.n.partner(); err != nil {
+			if peer, info, err = m.partner(); err != nil {
 				return err
 			}
 			vm, err := peer.Inquire(ctx, m.name)

@@ -107,7 +107,7 @@ func (m *machine) peerIsSecondary(ctx context.Context) bool {
 
 // inquire asks the peer how the VM stands there, for no longer than its silence would take to be noticed.
 func (m *machine) inquire(ctx context.Context) (PeerVM, error) {
-	p, _, err := m.n.partner()
+	p, _, err := m.partner()
 	if err != nil {
 		return PeerVM{}, err
 	}
@@ -163,7 +163,7 @@ func (m *machine) pause(ctx context.Context, d time.Duration) error {
 func (m *machine) deferToPrimary(ctx context.Context) error {
 	for told := false; ; {
 		grace := m.n.cfg.HeartbeatInterval + 20*time.Millisecond
-		if p, _, err := m.n.partner(); err == nil && !told && m.n.PeerAlive() {
+		if p, _, err := m.partner(); err == nil && !told && m.peerAlive() {
 			told = true
 			rctx, cancel := context.WithTimeout(ctx, grace)
 			rec, _ := m.info()
@@ -183,7 +183,7 @@ func (m *machine) deferToPrimary(ctx context.Context) error {
 		if err := m.pause(ctx, grace); err != nil {
 			return err
 		}
-		if told || m.marked().proof || !m.n.PeerAlive() {
+		if told || m.marked().proof || !m.peerAlive() {
 			m.deferred()
 			return nil
 		}
@@ -259,12 +259,12 @@ func (m *machine) deferred() {
 // hush sees to it that a primary that has lost is silent before this copy speaks. One whose daemon lives is told, as it may not know yet. One that can't be told gets the
 // time in which its gate closes by itself: see leaseEnd.
 func (m *machine) hush(ctx context.Context) error {
-	p, _, err := m.n.partner()
+	p, _, err := m.partner()
 	c := m.current()
 	if k := m.marked(); err != nil || c == nil || k.proof || k.forced {
 		return nil //nolint:nilerr // there is nobody to tell
 	}
-	if m.n.PeerAlive() {
+	if m.peerAlive() {
 		rec, _ := m.info()
 		rctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatInterval)
 		err := p.ReportChannelLost(rctx, m.report(rec))
@@ -293,7 +293,7 @@ func (m *machine) hush(ctx context.Context) error {
 // that can't be asked gets the time to notice the loss of this node's copy and to cut its tap.
 func (m *machine) nobodyRuns(ctx context.Context, lossy bool) error {
 	rec, spec := m.info()
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil || aloneIn(rec, m.n.cfg.Name) {
 		return nil //nolint:nilerr // there is no other copy
 	}

@@ -207,7 +207,7 @@ func (m *machine) fencePlan() *Plan {
 // yield gives the peer the proof that this copy is dead. From the moment it may have arrived this copy must not be started again from its own
 // disks, so that is stored first, and taken back only when the peer has no copy that could go on.
 func (m *machine) yield(ctx context.Context) error {
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil {
 		return nil //nolint:nilerr // nobody to tell
 	}

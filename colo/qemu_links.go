@@ -235,10 +235,8 @@ func (m *machine) replication(ctx context.Context, s State) *Replication {
 		}
 		return nil
 	}
-	m.n.mu.Lock()
-	defer m.n.mu.Unlock()
-	if m.n.beat != nil { // a path on which nothing is to be sent doesn't notice that its link is lost
-		down := m.n.beat.Status().Down()
+	if p := m.with(); p != nil { // a path on which nothing is to be sent doesn't notice that its link is lost
+		down := p.beat.Status().Down()
 		r.Links = slices.DeleteFunc(r.Links, func(l string) bool { return slices.Contains(down, l) })
 	}
 	return r

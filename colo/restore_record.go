@@ -89,7 +89,7 @@ func (m *machine) behindBoth(ctx context.Context, want arbiter.Record) (arbiter.
 	if len(want.Members) < 2 {
 		return held, nil // only this node may claim
 	}
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil {
 		return held, err
 	}
@@ -122,7 +122,7 @@ func (m *machine) sameArbiter(ctx context.Context, rec arbiter.Record) error {
 
 // arbiterThere says why the peer could not decide by the arbiter as this node would, where held was found there just now.
 func (m *machine) arbiterThere(ctx context.Context, held arbiter.Record) error {
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func chooseSync(rec state.VM, spec *Spec, covered bool, peer string, reply Prepa
 }
 
 // syncDisks makes the disks equal. Before anything is sent it is on record which resync does, and that the bitmaps count for no other.
-func (m *machine) syncDisks(ctx context.Context, c Copy, w syncWay, peer Peer, token string, to Endpoint) error {
+func (m *machine) syncDisks(ctx context.Context, c Copy, w syncWay, to string, peer Peer, token string, at Endpoint) error {
 	_, spec := m.info()
 	m.log.Info("resync", "mode", w.mode, "why", w.why)
 	m.emit(Event{Kind: "resync", State: m.State(), Text: joinText(string(w.mode), w.why), Fields: map[string]any{"mode": w.mode}})
@@ -118,13 +118,13 @@ func (m *machine) syncDisks(ctx context.Context, c Copy, w syncWay, peer Peer, t
 			v.Resync = &state.Resync{}
 		}
 		v.Resync.ID, v.Resync.Mode, v.Resync.Compared = token, string(w.mode), maps.Clone(w.from)
-		v.Resync.Peer = m.n.peerName()
+		v.Resync.Peer = to
 	}); err != nil {
 		return err
 	}
 	speed, paused := m.tuning(spec)
 	return c.SyncDisks(ctx, SyncRequest{
-		To: to, Mode: w.mode, Speed: speed, Paused: paused, From: w.from, Progress: m.follow(w.mode),
+		To: at, Mode: w.mode, Speed: speed, Paused: paused, From: w.from, Progress: m.follow(w.mode),
 		Sums: func(ctx context.Context, p blockrepl.Part) ([]byte, error) {
 			return askSums(ctx, peer, SumsRequest{VM: m.name, From: m.n.cfg.Name, Resync: token}, p)
 		},
@@ -263,10 +263,4 @@ func (t *resyncTuning) speed(spec *Spec) int64 {
 		return t.share
 	}
 	return speed
-}
-
-func (n *Node) peerName() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.peerInfo.Name
 }

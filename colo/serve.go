@@ -88,7 +88,10 @@ func (n *Node) remember(r PrepareRequest) (*machine, error) {
 	if err := r.Spec.Validate(); err != nil {
 		return nil, err
 	}
-	if err := n.admit(r.Spec); err != nil {
+	if err := n.candidate(r.Spec); err != nil {
+		return nil, err
+	}
+	if err := n.admit(r.Spec, true); err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
@@ -166,7 +169,7 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			Undo: m.discard,
 		},
 		{Name: "listen", Do: func(ctx context.Context) (err error) {
-			if a.reply.Endpoint, err = m.n.endpoint(a.Spec, a.MPTCP); err != nil {
+			if a.reply.Endpoint, err = m.n.endpoint(a.Spec, a.From, a.MPTCP); err != nil {
 				return err
 			}
 			return c.Listen(ctx, a.reply.Endpoint)
@@ -188,7 +191,7 @@ func syncedAt(rec state.VM, spec *Spec) uint64 {
 }
 
 // endpoint allocates the VM's ports and says where its standby listens: on the first link that works, and with MPTCP on the others too.
-func (n *Node) endpoint(s *Spec, mptcp bool) (Endpoint, error) {
+func (n *Node) endpoint(s *Spec, peer string, mptcp bool) (Endpoint, error) {
 	uses := []string{"migration", "nbd"}
 	for _, nic := range s.NICs {
 		uses = append(uses, "mirror-"+nic.Name, "compare-"+nic.Name)
@@ -198,7 +201,7 @@ func (n *Node) endpoint(s *Spec, mptcp bool) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	e := Endpoint{Host: n.cfg.Links[0].Address.String(), Migration: ports["migration"], NBD: ports["nbd"], NICs: map[string]NICPorts{}}
-	if paths := n.peerPaths(); len(paths) > 0 {
+	if paths := n.peerPaths(peer); len(paths) > 0 {
 		e.Host, e.Primary = paths[0].Host, paths[0].Primary
 		if mptcp && len(paths) > 1 && n.multipath() == nil {
 			e.MPTCP, e.More = true, paths[1:]
@@ -214,24 +217,27 @@ func (n *Node) endpoint(s *Spec, mptcp bool) (Endpoint, error) {
 }
 
 // peerPaths are the links to the peer, those that work first.
-func (n *Node) peerPaths() []Path {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.beat == nil {
+func (n *Node) peerPaths(name string) []Path {
+	all := n.partnerships()
+	p := partnerOf(all, name)
+	if p == nil && len(all) == 1 {
+		p = all[0]
+	}
+	if p == nil {
 		return nil
 	}
-	st := n.beat.Status()
+	st := p.beat.Status()
 	var up, down []Path
 	for _, own := range n.cfg.Links {
-		for _, far := range n.peerInfo.Links {
+		for _, far := range p.info.Links {
 			if own.Name != far.Name {
 				continue
 			}
-			p := Path{Host: own.Address.String(), Primary: far.Address.String()}
+			path := Path{Host: own.Address.String(), Primary: far.Address.String()}
 			if st.Path(own.Name).Up {
-				up = append(up, p)
+				up = append(up, path)
 			} else {
-				down = append(down, p)
+				down = append(down, path)
 			}
 		}
 	}

@@ -68,10 +68,16 @@ func (m *machine) settled(ctx context.Context) bool {
 	return err == nil || errors.Is(err, arbiter.ErrNoRecord)
 }
 
-// runsThere says whether the peer says that it runs the VM.
+// runsThere says whether a peer says that it runs the VM: of several any, as the arbiter may have let another one go on than the last.
 func (m *machine) runsThere(ctx context.Context) bool {
-	there, err := m.inquire(ctx)
-	return err == nil && there.Running && there.State != Standby
+	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
+	defer cancel()
+	for _, p := range m.n.partnerships() {
+		if there, err := p.peer.Inquire(ctx, m.name); err == nil && there.Running && there.State != Standby {
+			return true
+		}
+	}
+	return false
 }
 
 // insist makes a person's word count that the arbiter has not heard: the other copy was dead, and had not gone on alone. What it was allowed before is

@@ -22,6 +22,7 @@ type Spec struct {
 	Machine    string         `yaml:"machine,omitempty" json:"machine"`               // QEMU machine type; pc by default
 	Priority   int            `yaml:"priority,omitempty" json:"priority,omitempty"`   // of VMs that have to wait for each other the highest is first; -1000 to 1000, 0 by default
 	Preferred  string         `yaml:"preferred,omitempty" json:"preferred,omitempty"` // node on which it is to run; it is moved there only when that is asked for
+	Nodes      []string       `yaml:"nodes,omitempty" json:"nodes,omitempty"`         // those that may have a copy, in order of preference; any when empty
 	CPU        string         `yaml:"cpu,omitempty" json:"cpu,omitempty"`             // QEMU CPU model; QEMU's default when empty
 	Boot       Boot           `yaml:"boot,omitempty" json:"boot"`                     // direct kernel boot; empty boots from the first disk
 	Disks      []DiskSpec     `yaml:"disks" json:"disks"`                             // mirrored on both nodes
@@ -86,6 +87,7 @@ type ProtectionSpec struct {
 	ExpiredScanCycle Duration      `yaml:"expired-scan-cycle,omitempty" json:"expired_scan_cycle"` // how often waiting packets are looked at; 10ms
 	MaxBandwidth     Size          `yaml:"max-bandwidth,omitempty" json:"max_bandwidth"`           // memory copy, bytes a second; 0 is no limit
 	SyncSpeed        Size          `yaml:"sync-speed,omitempty" json:"sync_speed"`                 // disk copy, bytes a second; 0 is no limit
+	ReplaceAfter     Duration      `yaml:"replace-after,omitempty" json:"replace_after,omitempty"` // how long its other node may be away before another candidate takes its place; 5m. Only with three nodes or more
 	OnDiskError      string        `yaml:"on-disk-error,omitempty" json:"on_disk_error"`           // of the primary's own half: switchover (default) or stay
 }
 
@@ -104,6 +106,7 @@ const (
 const (
 	defaultCheckpointDelay  = 300 * time.Millisecond
 	defaultCompareTimeout   = 20 * time.Millisecond
+	defaultReplaceAfter     = 5 * time.Minute
 	defaultExpiredScanCycle = 10 * time.Millisecond
 )
 
@@ -154,6 +157,9 @@ func (s *Spec) setDefaults() {
 		}
 	}
 	p := &s.Protection
+	if len(s.Nodes) > 2 {
+		setDefault(&p.ReplaceAfter, Duration(defaultReplaceAfter))
+	}
 	setDefault(&p.Level, LevelProtected)
 	setDefault(&p.OnDiskError, SwitchOnDiskError)
 	setDefault(&p.Comparer, ComparerStream)
@@ -198,6 +204,23 @@ func (s *Spec) Validate() error {
 	}
 	if s.Preferred != "" && !vmName.MatchString(s.Preferred) {
 		bad("preferred", "%q is not the name of a node", s.Preferred)
+	}
+	for i, node := range s.Nodes {
+		switch {
+		case !vmName.MatchString(node):
+			bad(fmt.Sprintf("nodes[%d]", i), "%q is not the name of a node", node)
+		case slices.Contains(s.Nodes[:i], node):
+			bad(fmt.Sprintf("nodes[%d]", i), "%q is named twice", node)
+		}
+	}
+	if len(s.Nodes) == 1 {
+		bad("nodes", "%v: expected two or more, or none for any", s.Nodes)
+	}
+	if s.Preferred != "" && len(s.Nodes) > 0 && !slices.Contains(s.Nodes, s.Preferred) {
+		bad("preferred", "%q is none of its nodes %v", s.Preferred, s.Nodes)
+	}
+	if d := time.Duration(s.Protection.ReplaceAfter); d < 0 || d > 0 && (d < time.Second || len(s.Nodes) < 3) {
+		bad("protection.replace-after", "%s: expected 1s or more, with three nodes or more", d)
 	}
 	if l := s.Protection.Level; l != LevelProtected && l != LevelNone {
 		bad("protection.level", "%q: expected %s or %s", l, LevelProtected, LevelNone)

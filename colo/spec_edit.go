@@ -128,7 +128,7 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 func (s *Spec) SameMachine(o *Spec) bool {
 	x, y := *s, *o
 	for _, z := range []*Spec{&x, &y} {
-		z.Protection, z.Priority, z.Preferred = ProtectionSpec{}, 0, ""
+		z.Protection, z.Priority, z.Preferred, z.Nodes = ProtectionSpec{}, 0, "", nil
 	}
 	return reflect.DeepEqual(x, y)
 }

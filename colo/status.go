@@ -72,7 +72,7 @@ func (n *Node) Status(ctx context.Context, vm string) (Status, error) {
 }
 
 func (m *machine) status() Status {
-	alive := m.n.PeerAlive()
+	alive := m.peerAlive()
 	_, spec := m.info()
 	media := m.n.mediaStatus(spec) // without the lock: a file system that hangs must not hold the engine up
 	m.mu.Lock()
@@ -169,7 +169,7 @@ const verdictTimeout = time.Second
 // peerLacks asks the peer, now, why its copy could not go on if this node were lost at this moment; empty if it could. Heartbeats and checkpoints would tell of a peer that has
 // just been lost only later.
 func (m *machine) peerLacks(ctx context.Context, here State) string {
-	p, info, err := m.n.partner()
+	p, info, err := m.partner()
 	if err != nil {
 		return err.Error()
 	}

@@ -45,7 +45,7 @@ func (n *Node) Verify(ctx context.Context, vm string, o VerifyOptions) (state.Ve
 	}
 	defer m.verifying.Unlock()
 	c := m.current()
-	peer, _, err := n.partner()
+	peer, _, err := m.partner()
 	if s := m.State(); s != Protected || c == nil || err != nil {
 		return state.Verify{}, fmt.Errorf("%w: %w", errNotProtected, &UnexpectedEventError{VM: vm, State: s, Event: "verify"})
 	}

@@ -2,20 +2,22 @@ package colo
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/heartbeat"
 )
 
 // linksUp makes connections with MPTCP leave a link that is lost, and come back to it. When no link works all are left as they are.
-func (n *Node) linksUp(st heartbeat.Status) {
+func (n *Node) linksUp() {
 	l, ok := n.launcher.(multipath)
 	if !ok || l.Multipath() != nil || len(n.cfg.Links) < 2 {
 		return
 	}
 	var up []netip.Addr
+	peers := n.partnerships()
 	for _, link := range n.cfg.Links {
-		if st.Path(link.Name).Up {
+		if slices.ContainsFunc(peers, func(p *partnership) bool { return p.beat.Status().Path(link.Name).Up }) {
 			up = append(up, link.Address)
 		}
 	}
@@ -28,14 +30,15 @@ func (n *Node) linksUp(st heartbeat.Status) {
 }
 
 // watchPeer runs the heartbeats to the peer and tells every machine what they say.
-func (n *Node) watchPeer(mon *heartbeat.Monitor) {
+func (n *Node) watchPeer(p *partnership) {
+	mon := p.beat
 	sub := mon.Subscribe(64)
-	paths := make(chan heartbeat.Status, 1)
+	paths := make(chan struct{}, 1)
 	n.wg.Go(func() { // a kernel that takes its time must not keep the loss of the peer waiting
 		for {
 			select {
-			case st := <-paths:
-				n.linksUp(st)
+			case <-paths:
+				n.linksUp()
 			case <-n.ctx.Done():
 				return
 			}
@@ -52,7 +55,7 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 				case <-paths:
 				default:
 				}
-				paths <- ev.Status
+				paths <- struct{}{}
 			}
 			n.cfg.Log.Info("heartbeat", "node", n.cfg.Name, "event", ev.String())
 			n.events.send(Event{Time: time.Now(), Node: n.cfg.Name, Kind: "peer", Text: ev.String(), Fields: map[string]any{"event": ev.Kind, "path": ev.Path}})
@@ -69,11 +72,11 @@ func (n *Node) watchPeer(mon *heartbeat.Monitor) {
 			default:
 				continue
 			}
-			n.mu.Lock()
-			for _, m := range n.machines {
-				n.wg.Go(func() { m.post(message{kind: PeerLost, text: text}) })
+			for _, m := range n.all() {
+				if m.with() == p {
+					n.wg.Go(func() { m.post(message{kind: PeerLost, text: text}) })
+				}
 			}
-			n.mu.Unlock()
 		}
 	})
 	if err := mon.Run(n.ctx); err != nil {

@@ -41,7 +41,7 @@ func resyncBody(cc *cli.Context, _ string) (any, error) {
 	default:
 		return nil, usagef("--mode %s: expected %s, %s or %s", mode, blockrepl.Bitmap, blockrepl.Checksum, blockrepl.Full)
 	}
-	return api.ResyncRequest{Request: api.Request{Reason: cc.String("reason")}, Mode: mode}, nil
+	return api.ResyncRequest{Request: api.Request{Reason: cc.String("reason")}, Mode: mode, Node: cc.String("by")}, nil
 }
 
 func modeFlag() cli.Flag {
@@ -52,7 +52,8 @@ func modeFlag() cli.Flag {
 func protectionCommands(r rules) []*cli.Command {
 	vm := operands{min: 1, max: 1, usage: "VM"}
 	return []*cli.Command{
-		r.operation(&cli.Command{Name: "protect", Usage: "make a VM redundant", Flags: []cli.Flag{modeFlag()}, Action: withSite(action{
+		r.operation(&cli.Command{Name: "protect", Usage: "make a VM redundant", Flags: []cli.Flag{modeFlag(),
+			&cli.StringFlag{Name: "by", Usage: "protect it by this `NODE`, one of its candidates, instead of its last other node"}}, Action: withSite(action{
 			kind: "protect", body: resyncBody,
 			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
 				return t.Protect(ctx, vm, body.(api.ResyncRequest))

@@ -81,6 +81,7 @@ var sentinels = []struct {
 	{"closed", colo.ErrClosed, http.StatusServiceUnavailable, ExitError, false},
 	{"no_vm", colo.ErrNoVM, http.StatusNotFound, ExitError, false},
 	{"vm_exists", colo.ErrVMExists, http.StatusConflict, ExitRefused, false},
+	{"not_candidate", colo.ErrNotCandidate, http.StatusConflict, ExitRefused, false},
 	{"no_room", colo.ErrNoRoom, http.StatusConflict, ExitRefused, false},
 	{"mac_taken", colo.ErrMACTaken, http.StatusConflict, ExitRefused, false},
 	{"disks_dont_shrink", colo.ErrShrink, http.StatusConflict, ExitRefused, false},

@@ -35,6 +35,7 @@ type StopRequest struct {
 type ResyncRequest struct {
 	Request
 	Mode blockrepl.Mode `json:"mode,omitempty"` // bitmap, checksum or full; what is safe and quickest when empty
+	Node string         `json:"node,omitempty"` // by which peer; the VM's present one when empty
 }
 
 // TuneRequest is the body of a change of a resync that runs.
@@ -156,7 +157,7 @@ func (s *Server) attach(w http.ResponseWriter, r *request, kind string) error {
 		}
 	}
 	return s.action(w, r, kind, in.Reason, []colo.EventKind{colo.ReqProtect}, func(ctx context.Context) error {
-		return s.opts.Node.Protect(ctx, r.vm, colo.ProtectOptions{Mode: in.Mode})
+		return s.opts.Node.Protect(ctx, r.vm, colo.ProtectOptions{Mode: in.Mode, Node: in.Node})
 	})
 }
 

@@ -23,6 +23,8 @@ type NodeStatus struct {
 	Now     time.Time        `json:"now"`     // by the node's clock
 	Arbiter string           `json:"arbiter"` // what kind is configured; none if there is none
 	Peer    *colo.PeerStatus `json:"peer,omitempty"`
+	// Peers are all of them, if there are more than one; Peer is the first.
+	Peers []colo.PeerStatus `json:"peers,omitempty"`
 	// PeerApart is why this node and its peer don't understand each other's calls; empty while they do.
 	PeerApart string   `json:"peer_apart,omitempty"`
 	VMs       []string `json:"vms"`
@@ -72,6 +74,9 @@ func (s *Server) getNode(w http.ResponseWriter, r *request) error {
 	if p, ok := n.PeerStatus(); ok {
 		out.Peer = &p
 	}
+	if all := n.PeerStatuses(); len(all) > 1 {
+		out.Peers = all
+	}
 	if a := s.apart.Load(); a != nil && a.err != nil {
 		out.PeerApart = a.err.Error()
 	}
@@ -93,13 +98,15 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 	} else {
 		add("state", true, "readable")
 	}
-	p, ok := n.PeerStatus()
-	switch {
-	case !ok:
+	peers := n.PeerStatuses()
+	if len(peers) == 0 {
 		add("peer", false, "no peer is configured")
-	case len(p.Links) == 0:
-		add("peer", false, "%s: no link", p.Info.Name)
-	default:
+	}
+	for _, p := range peers {
+		if len(p.Links) == 0 {
+			add("peer", false, "%s: no link", p.Info.Name)
+			continue
+		}
 		add("peer", p.State == "alive", "%s is %s", p.Info.Name, p.State)
 		for _, l := range p.Links {
 			text := "up"
@@ -110,6 +117,9 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 				text = "down: the peer's heartbeats are made with another key"
 			case !l.Up:
 				text = "down"
+			}
+			if len(peers) > 1 {
+				text += " to " + p.Info.Name
 			}
 			add("link "+l.Name, l.Up, "%s", text)
 		}

@@ -42,7 +42,7 @@ type Config struct {
 	Links    []Link   `yaml:"links"`
 	Bridges  []string `yaml:"bridges,omitempty"` // that must exist: VMs' NICs are put into them
 	Ports    Ports    `yaml:"ports,omitempty"`   // of replication, TCP; 19000-19999
-	Peers    []Peer   `yaml:"peers,omitempty"`
+	Peers    []Peer   `yaml:"peers,omitempty"`   // the other nodes; one, or several with an arbiter that is none of them
 
 	Replication Replication `yaml:"replication,omitempty"`
 
@@ -421,12 +421,14 @@ func validateLinks(links []Link, at string, bad badFunc) []string {
 }
 
 func (c *Config) validatePeers(own []string, bad badFunc) {
-	if len(c.Peers) > 1 {
-		bad("peers[1]", "a node has one peer in this version")
+	if k := c.Arbiter.Kind; len(c.Peers) > 1 && k != ArbiterWitness && k != ArbiterEtcd {
+		bad("peers[1]", "more than two nodes need an arbiter of the kind %s or %s: who may go on can't be told by proof", ArbiterWitness, ArbiterEtcd)
 	}
 	for i, p := range c.Peers {
 		at := fmt.Sprintf("peers[%d]", i)
 		switch {
+		case slices.ContainsFunc(c.Peers[:i], func(o Peer) bool { return o.Name == p.Name }):
+			bad(at+".name", "%s is named twice", p.Name)
 		case !nodeName.MatchString(p.Name):
 			bad(at+".name", "%q is not the name of a node", p.Name)
 		case p.Name == c.Node:
@@ -448,7 +450,7 @@ func (c *Config) validatePeers(own []string, bad badFunc) {
 			}
 		}
 		for j, l := range c.Links {
-			if !slices.Contains(names, l.Name) {
+			if !slices.Contains(names, l.Name) && len(c.Peers) == 1 {
 				bad(fmt.Sprintf("links[%d].name", j), "%q: the peer %s has no end of this link", l.Name, p.Name)
 			}
 			for _, r := range p.Links {

@@ -165,8 +165,8 @@ var guards = []guard{
 		[]change{
 			{
 				"plan_protect.go",
-				"				return m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)",
-				"				if OFF {\n\t\t\t\t\t_, _ = m.admit(ctx, to.Name)\n\t\t\t\t}\n\t\t\t\treturn m.syncDisks(ctx, c, way, peer, token, reply.Endpoint)",
+				"				return m.syncDisks(ctx, c, way, to.Name, peer, token, reply.Endpoint)",
+				"				if OFF {\n\t\t\t\t\t_, _ = m.admit(ctx, to.Name)\n\t\t\t\t}\n\t\t\t\treturn m.syncDisks(ctx, c, way, to.Name, peer, token, reply.Endpoint)",
 			},
 		},
 		nil, false,

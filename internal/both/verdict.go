@@ -3,6 +3,7 @@ package both
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,9 @@ func Judge(halves []Half) colo.Verdict {
 		default:
 			others = append(others, h)
 		}
+	}
+	if primary != nil && primary.Status.Peer != "" { // of more nodes, others may have what they had before they were replaced
+		others = slices.DeleteFunc(others, func(h *Half) bool { return h.Node != primary.Status.Peer })
 	}
 	switch {
 	case primary != nil && !primary.Status.Verdict.Protected:

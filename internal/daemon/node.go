@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -18,6 +20,8 @@ import (
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/colo/config"
+	"github.com/coloctl/coloctl/colo/heartbeat"
+	"github.com/coloctl/coloctl/internal/netns"
 	"github.com/coloctl/coloctl/netcompare"
 	"github.com/coloctl/coloctl/state"
 )
@@ -32,11 +36,11 @@ type node struct {
 	creds *pki.Credentials
 	node  *colo.Node
 	api   *api.Server
-	peer  *api.Peer // nil if none is configured
-	greet *greeter
-	look  *looker    // nil without an arbiter
-	gate  error      // why there is none in the kernel
-	fatal chan error // of a part that must not end
+	peers []*api.Peer // as configured
+	greet []*greeter  // one for each
+	look  *looker     // nil without an arbiter
+	gate  error       // why there is none in the kernel
+	fatal chan error  // of a part that must not end
 	wg    sync.WaitGroup
 }
 
@@ -122,12 +126,18 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		return err
 	}
 	end.add(store.Close)
-	if len(c.Peers) > 0 {
-		if d.peer, err = api.NewPeer(api.ClientOptions{Node: c.Peers[0].Name, Addresses: c.Peers[0].API, Credentials: d.creds}); err != nil {
+	for _, p := range c.Peers {
+		peer, err := api.NewPeer(api.ClientOptions{Node: p.Name, Addresses: p.API, Credentials: d.creds})
+		if err != nil {
 			return err
 		}
+		d.peers = append(d.peers, peer)
 	}
-	arb, err := d.p.openArbiter(ctx, Env{Config: c, Credentials: d.creds, Peer: d.peer, Consent: d.consent, Log: d.log})
+	var only *api.Peer // whom an arbiter may ask that two nodes keep between them
+	if len(d.peers) == 1 {
+		only = d.peers[0]
+	}
+	arb, err := d.p.openArbiter(ctx, Env{Config: c, Credentials: d.creds, Peer: only, Consent: d.consent, Log: d.log})
 	if err != nil {
 		return fmt.Errorf("arbiter: %w", err)
 	}
@@ -151,6 +161,11 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		d.log.Warn("how much memory this host has is not known: VMs are refused for want of it only with limits in the node's file", "node", c.Node, "err", err)
 	}
 	nc.Limits = c.LimitsOf(memory, runtime.NumCPU())
+	if len(c.Peers) > 1 {
+		nc.ListenPacket = heartbeat.Share(func(ctx context.Context, local netip.AddrPort) (net.PacketConn, error) {
+			return netns.ListenPacket(ctx, c.Netns, "udp", local.String())
+		})
+	}
 	nc.Store, nc.HeartbeatKey, nc.Log = store, key, d.log
 	if exe, err := os.Executable(); err == nil {
 		nc.Comparer = []string{exe, "compare"}
@@ -193,8 +208,8 @@ func (d *node) open(ctx context.Context, stop context.CancelFunc, end *closing) 
 		}
 		return nil
 	})
-	if d.greet != nil {
-		d.wg.Go(func() { d.greet.run(ctx) })
+	for _, g := range d.greet {
+		d.wg.Go(func() { g.run(ctx) })
 	}
 	if d.look != nil {
 		lctx, lstop := context.WithCancel(ctx)
@@ -241,14 +256,27 @@ func (d *node) consent(ctx context.Context, next arbiter.Record) error {
 	return d.node.Consent(ctx, next)
 }
 
-// connect makes the peer this node's partner. It need not be there.
+// connect makes the peers this node's partners. They need not be there.
 func (d *node) connect() error {
-	if d.peer == nil {
-		return nil
+	for i, p := range d.peers {
+		info := d.cfg.Peers[i].Info()
+		d.greet = append(d.greet, newGreeter(p, d.cfg.Node, info, d.node.Info(), d.log))
+		if err := d.node.Connect(p, info); err != nil {
+			return err
+		}
 	}
-	info := d.cfg.Peers[0].Info()
-	d.greet = newGreeter(d.peer, d.cfg.Node, info, d.node.Info(), d.log)
-	return d.node.Connect(d.peer, info)
+	return nil
+}
+
+// peerStatus asks the peer that a VM has at the moment how it stands there.
+func (d *node) peerStatus(ctx context.Context, vm string) (colo.Status, error) {
+	name := d.node.PeerOf(vm)
+	for i, p := range d.peers {
+		if d.cfg.Peers[i].Name == name {
+			return p.PeerStatus(ctx, vm)
+		}
+	}
+	return d.peers[0].PeerStatus(ctx, vm)
 }
 
 // healthLimit is how long the engine may take to show that it works.

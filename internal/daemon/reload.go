@@ -20,7 +20,7 @@ func (d *node) reload() {
 	for i := range d.cfg.Peers {
 		if i < len(next.Peers) && next.Peers[i].Name == d.cfg.Peers[i].Name && !slices.Equal(next.Peers[i].API, d.cfg.Peers[i].API) {
 			d.cfg.Peers[i].API = next.Peers[i].API
-			d.peer.SetAddresses(next.Peers[i].API)
+			d.peers[i].SetAddresses(next.Peers[i].API)
 			d.log.Info("reload: the peer's daemon is asked elsewhere", "node", d.cfg.Node, "peer", next.Peers[i].Name, "addresses", next.Peers[i].API)
 		}
 	}

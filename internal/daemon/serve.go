@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +17,13 @@ import (
 // serve starts the API on the socket and on all addresses. The listeners are the server's to close.
 func (d *node) serve(ctx context.Context, arb Arbiter) error {
 	o := api.ServerOptions{Node: d.node, Version: d.p.Version, Arbiter: arb.Name, Exchange: arb.Exchange, Log: d.log, Health: d.health}
-	if d.peer != nil {
-		name := d.cfg.Peers[0].Name
-		o.IsPeer = func(n string) bool { return n == name }
-		o.PeerStatus = d.peer.PeerStatus
+	if len(d.peers) > 0 {
+		var names []string
+		for _, p := range d.cfg.Peers {
+			names = append(names, p.Name)
+		}
+		o.IsPeer = func(n string) bool { return slices.Contains(names, n) }
+		o.PeerStatus = d.peerStatus
 	}
 	gid, err := d.cfg.SocketGID()
 	if err != nil {
@@ -80,9 +84,13 @@ func (d *node) health() []api.HealthItem {
 	} else {
 		out = append(out, api.HealthItem{Name: "certificate", OK: true, Text: "valid until " + d.creds.NotAfter().Format("2006-01-02")})
 	}
-	if d.greet != nil {
-		ok, text := d.greet.last()
-		out = append(out, api.HealthItem{Name: "peer's daemon", OK: ok, Text: text})
+	for _, g := range d.greet {
+		ok, text := g.last()
+		name := "peer's daemon"
+		if len(d.greet) > 1 {
+			name = "daemon of " + g.want.Name
+		}
+		out = append(out, api.HealthItem{Name: name, OK: ok, Text: text})
 	}
 	if d.gate != nil {
 		out = append(out, api.HealthItem{Name: "gate", Text: d.gate.Error() + ": while this daemon stands still a primary's ARP and IPv6 are not held"})

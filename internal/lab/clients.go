@@ -26,6 +26,7 @@ type Clients struct {
 	Idle   []*EchoProbe
 
 	dial   DialFunc
+	echo   string // host:port of the guest's echo service
 	wg     sync.WaitGroup
 	ctx    context.Context // use the guest
 	end    context.CancelFunc
@@ -36,9 +37,8 @@ type Clients struct {
 var errNoLastAnswer = fmt.Errorf("nothing for %v", survivalGrace)
 
 // newClients are those that every scenario has: they ask and write, when they are run.
-func newClients(ctx context.Context, dial DialFunc, prefix string) *Clients {
-	http := guestAddr(service.PortHTTP)
-	c := &Clients{dial: dial, HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix)}
+func newClients(ctx context.Context, dial DialFunc, http, echo, prefix string) *Clients {
+	c := &Clients{dial: dial, echo: echo, HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix)}
 	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
 	return c
@@ -46,28 +46,42 @@ func newClients(ctx context.Context, dial DialFunc, prefix string) *Clients {
 
 // StartClients begins to use the guest. The caller must Stop them.
 func StartClients(ctx context.Context, dial DialFunc, prefix string) (*Clients, error) {
-	c := newClients(ctx, dial, prefix)
+	c := newClients(ctx, dial, guestAddr(service.PortHTTP), guestAddr(service.PortEcho), prefix)
 	c.Stream = NewStreamProbe(dial, guestAddr(service.PortHTTP), streamRate)
-	echo := guestAddr(service.PortEcho)
 	var err error
-	if c.UDP, err = NewUDPProbe(ctx, dial, echo); err != nil {
+	if c.UDP, err = NewUDPProbe(ctx, dial, c.echo); err != nil {
 		return nil, err
 	}
-	if c.TCP, err = NewEchoProbe(ctx, dial, "tcp", echo, false); err != nil {
+	if c.TCP, err = NewEchoProbe(ctx, dial, "tcp", c.echo, false); err != nil {
 		return nil, errors.Join(err, c.UDP.conn.Close())
 	}
-	c.wg.Go(func() { c.HTTP.Run(c.ctx) })
-	c.wg.Go(func() { c.Writes.Run(c.ctx) })
+	c.begin()
 	c.wg.Go(func() { c.UDP.Run(c.ctx) })
-	c.wg.Go(func() { c.TCP.Run(c.ctx, c.final) })
 	c.wg.Go(func() { c.Stream.Run(c.ctx, c.final) })
 	return c, nil
+}
+
+// StartLightClients is StartClients for one of many guests: requests, writes and lines come that far apart, and there is no download and no UDP.
+func StartLightClients(ctx context.Context, dial DialFunc, g *Guest, prefix string, apart time.Duration) (_ *Clients, err error) {
+	c := newClients(ctx, dial, g.addr(service.PortHTTP), g.addr(service.PortEcho), prefix)
+	if c.TCP, err = NewEchoProbe(ctx, dial, "tcp of "+g.Name, c.echo, false); err != nil {
+		return nil, err
+	}
+	c.HTTP.apart, c.Writes.apart, c.TCP.apart = apart, apart, apart
+	c.begin()
+	return c, nil
+}
+
+func (c *Clients) begin() {
+	c.wg.Go(func() { c.HTTP.Run(c.ctx) })
+	c.wg.Go(func() { c.Writes.Run(c.ctx) })
+	c.wg.Go(func() { c.TCP.Run(c.ctx, c.final) })
 }
 
 // OpenIdle opens connections that say nothing until the end.
 func (c *Clients) OpenIdle(ctx context.Context, n int) error {
 	for range n {
-		p, err := NewEchoProbe(ctx, c.dial, fmt.Sprintf("idle%d", len(c.Idle)), guestAddr(service.PortEcho), true)
+		p, err := NewEchoProbe(ctx, c.dial, fmt.Sprintf("idle%d", len(c.Idle)), c.echo, true)
 		if err != nil {
 			return err
 		}
@@ -96,7 +110,10 @@ func (c *Clients) Abort() {
 func (c *Clients) Connections() (total int, broken []error) {
 	var all []interface{ Survived() error }
 	if c.TCP != nil {
-		all = append(all, c.TCP, c.Stream)
+		all = append(all, c.TCP)
+	}
+	if c.Stream != nil {
+		all = append(all, c.Stream)
 	}
 	for _, p := range c.Idle {
 		all = append(all, p)

@@ -124,7 +124,7 @@ func (l *Lab) readEtcd(answers *json.Decoder, began chan struct{}) {
 		for _, e := range a.Result.Events {
 			var rec arbiter.Record
 			if json.Unmarshal(e.KV.Value, &rec) == nil && rec.Generation > 0 {
-				l.Grants.AddAt(now, rec.Generation, rec.Members)
+				l.Grants.Add(now, rec)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/internal/guest"
 )
 
@@ -64,12 +65,17 @@ var halves = Step{Name: "compare the halves", Do: func(ctx context.Context, r *R
 
 // lookAtHalves stops a process while it compares both halves of all disks, and returns how many bytes differ.
 func (l *Lab) lookAtHalves(pid int) (differ int64, err error) {
+	return l.lookAt(pid, l.Spec(), NodeNames[0], NodeNames[1])
+}
+
+// lookAt is lookAtHalves for a VM of two given nodes.
+func (l *Lab) lookAt(pid int, spec *colo.Spec, a, b string) (differ int64, err error) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, syscall.Kill(pid, syscall.SIGCONT)) }()
-	for _, d := range l.Spec().Disks {
-		n, err := differing(l.nodes["n1"].path("disks", d.File), l.nodes["n2"].path("disks", d.File), 1)
+	for _, d := range spec.Disks {
+		n, err := differing(l.nodes[a].path("disks", d.File), l.nodes[b].path("disks", d.File), 1)
 		if err != nil {
 			return 0, err
 		}

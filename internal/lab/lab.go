@@ -36,6 +36,7 @@ type Options struct {
 	Launcher string
 	// Comparer of the VM's packets: stream (default) or builtin, see colo.ProtectionSpec.
 	Comparer string
+	Nodes    int   // 2 when 0, or 3
 	Links    int   // replication links; 1 when 0
 	Memory   int64 // of the guest, bytes; 256 MiB when 0
 	Disk     int64 // of the guest, bytes; 64 MiB when 0
@@ -69,6 +70,7 @@ type Lab struct {
 	opts     Options
 	nodes    map[string]*Node
 	sniffers map[string]*Sniffer
+	guests   []*Guest // besides the one VM
 	wg       sync.WaitGroup
 
 	mu    sync.Mutex
@@ -78,6 +80,9 @@ type Lab struct {
 // New makes the networks and starts the arbiter and both nodes' daemons. It returns when they hear each other. There is no VM yet. The caller
 // must Close the lab.
 func New(ctx context.Context, o Options) (*Lab, error) {
+	if o.Nodes == 0 {
+		o.Nodes = len(NodeNames)
+	}
 	if o.Links == 0 {
 		o.Links = 1
 	}
@@ -107,8 +112,9 @@ func (l *Lab) path(elem ...string) string {
 }
 
 func (l *Lab) build(ctx context.Context) (err error) {
-	l.opts.Say("networks of the nodes %v, the client and the arbiter's host", NodeNames)
-	if l.Topology, err = NewTopology(l.opts.Links); err != nil {
+	names := allNames[:l.opts.Nodes]
+	l.opts.Say("networks of the nodes %v, the client and the arbiter's host", names)
+	if l.Topology, err = NewTopologyOf(l.opts.Nodes, l.opts.Links); err != nil {
 		return err
 	}
 	if l.opts.IPv6 {
@@ -116,7 +122,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for _, name := range NodeNames {
+	for _, name := range names {
 		if l.sniffers[name], err = l.Topology.Sniff(name, guestMAC); err != nil {
 			delete(l.sniffers, name)
 			return err
@@ -130,7 +136,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if err := l.Voter.Start(ctx); err != nil {
 		return err
 	}
-	for _, name := range NodeNames {
+	for _, name := range names {
 		if l.nodes[name], err = newNode(l, name); err != nil {
 			delete(l.nodes, name)
 			return err
@@ -144,7 +150,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 
 // awaitPair returns when both daemons hear each other.
 func (l *Lab) awaitPair(ctx context.Context) error {
-	for _, name := range NodeNames {
+	for _, name := range l.Topology.Names {
 		err := poll(ctx, func() (bool, error) {
 			s, err := l.nodes[name].Client.Node(ctx)
 			return err == nil && s.Peer != nil && s.Peer.State == heartbeat.Alive, err
@@ -233,12 +239,16 @@ func await(ctx context.Context, n *Node, op api.Operation, err error) error {
 
 // awaitGuest polls: a guest that boots can't tell anybody.
 func (l *Lab) awaitGuest(ctx context.Context) error {
-	client := newHTTPClient(l.Dial, time.Second)
+	return l.awaitHTTP(ctx, guestAddr(service.PortHTTP))
+}
+
+func (l *Lab) awaitHTTP(ctx context.Context, addr string) error {
+	client := newHTTPClient(l.Dial, 10*time.Second)
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := fetchID(ctx, client, "http://"+guestAddr(service.PortHTTP)+"/id")
+		_, err := fetchID(ctx, client, "http://"+addr+"/id")
 		if err == nil {
 			return nil
 		}
@@ -261,7 +271,9 @@ func (l *Lab) guestAddresses() string {
 
 func guestAddr6(port int) string { return net.JoinHostPort(GuestAddr6.String(), strconv.Itoa(port)) }
 
-func guestAddr(port int) string { return net.JoinHostPort(GuestAddr.String(), strconv.Itoa(port)) }
+func guestAddr(port int) string { return addrOf(GuestAddr, port) }
+
+func addrOf(a netip.Addr, port int) string { return net.JoinHostPort(a.String(), strconv.Itoa(port)) }
 
 // Dial opens a connection as the client.
 func (l *Lab) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -328,12 +340,26 @@ func (l *Lab) RestoreLinks() error {
 
 // OutputsFromBoth applies the rule of [OutputsFromBoth] to all that was heard so far.
 func (l *Lab) OutputsFromBoth() (int, error) {
-	a, err := l.sniffers["n1"].Frames()
-	b, errB := l.sniffers["n2"].Frames()
-	if err = errors.Join(err, errB); err != nil {
-		return 0, err
+	frames := map[string][]int64{}
+	for name, s := range l.sniffers {
+		f, err := s.Frames()
+		if err != nil {
+			return 0, err
+		}
+		frames[name] = f
 	}
-	return OutputsFromBoth("n1", "n2", a, b, l.Grants.List()), nil
+	if len(l.guests) == 0 {
+		return OutputsFromMany(frames, l.Grants.List()), nil
+	}
+	sum := 0
+	for _, g := range l.guests {
+		n, err := l.GuestOutputsFromBoth(g)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 // note is told of a daemon that has ended by itself.
@@ -376,6 +402,11 @@ func (l *Lab) Close() error {
 	}
 	for _, s := range l.sniffers {
 		err = errors.Join(err, s.Close())
+	}
+	for _, g := range l.guests {
+		for _, s := range g.sniffers {
+			err = errors.Join(err, s.Close())
+		}
 	}
 	if l.Topology != nil {
 		err = errors.Join(err, l.Topology.Close())

@@ -31,7 +31,7 @@ func (t *Topology) addLink(i int) (*Link, error) {
 	if err := t.fabric.addBridge(l.Name); err != nil {
 		return nil, err
 	}
-	for n, name := range NodeNames {
+	for n, name := range t.Names {
 		node := t.Nodes[name]
 		l.Addrs[name] = linkAddr(i, n)
 		if err := pair(t.fabric, l.port(name), node, l.Name); err != nil {
@@ -50,7 +50,7 @@ func (l *Link) port(node string) string { return l.Name + "-" + node }
 // Cut loses the link. Losing it again in another way is allowed.
 func (l *Link) Cut(how Cut) error {
 	var err error
-	for _, node := range NodeNames {
+	for node := range l.Addrs {
 		switch how {
 		case CutCarrier:
 			err = errors.Join(err, l.fabric.setUp(l.port(node), false))
@@ -66,7 +66,7 @@ func (l *Link) Cut(how Cut) error {
 // Restore undoes every Cut. It does nothing on a link that is whole. The kernel may take a second to believe in a carrier that came back.
 func (l *Link) Restore() error {
 	var err error
-	for _, node := range NodeNames {
+	for node := range l.Addrs {
 		err = errors.Join(err, l.fabric.enslave(l.port(node), l.Name), l.fabric.setUp(l.port(node), true))
 	}
 	return err

@@ -18,7 +18,11 @@ func (t *Topology) addManagement() (err error) {
 	if err := t.fabric.addBridge(mgmtBridge); err != nil {
 		return err
 	}
-	for _, h := range []*Host{t.Nodes["n1"], t.Nodes["n2"], t.Witness} {
+	hosts := []*Host{t.Witness}
+	for _, name := range t.Names {
+		hosts = append(hosts, t.Nodes[name])
+	}
+	for _, h := range hosts {
 		if err := pair(t.fabric, mgmtPortOf(h.Name), h, mgmtPort); err != nil {
 			return err
 		}

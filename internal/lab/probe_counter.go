@@ -25,6 +25,7 @@ const (
 // id until it is answered.
 type CounterProbe struct {
 	Track
+	apart  time.Duration // between two of its questions, unless less than usual
 	base   string
 	prefix string
 	client *http.Client
@@ -42,7 +43,7 @@ func NewCounterProbe(dial DialFunc, addr, prefix string) *CounterProbe {
 func (p *CounterProbe) Run(ctx context.Context) {
 	defer p.client.CloseIdleConnections()
 	n := 0
-	every(ctx, counterPause, func() {
+	every(ctx, max(p.apart, counterPause), func() {
 		n++
 		for id := fmt.Sprintf("%s-%d", p.prefix, n); ctx.Err() == nil && !p.write(ctx, id); {
 		}

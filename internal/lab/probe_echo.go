@@ -17,8 +17,9 @@ const maxUnanswered = 1 << 16
 // wait for answers; without one the connection is idle until Finish.
 type EchoProbe struct {
 	Track
-	conn net.Conn
-	idle bool
+	apart time.Duration // between two of its questions, unless less than usual
+	conn  net.Conn
+	idle  bool
 
 	mu     sync.Mutex
 	sent   []time.Time // of the lines not answered yet
@@ -49,7 +50,7 @@ func (p *EchoProbe) Run(ctx, final context.Context) {
 	if p.idle {
 		<-ctx.Done()
 	} else {
-		every(ctx, probeInterval, p.send)
+		every(ctx, max(p.apart, probeInterval), p.send)
 	}
 	p.send()
 	p.finish(final)

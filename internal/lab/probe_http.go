@@ -35,6 +35,7 @@ func newHTTPClient(dial DialFunc, timeout time.Duration) *http.Client {
 // HTTPProbe asks for /id every 5 ms. While the guest is silent it goes on to send without waiting for the answers to earlier requests.
 type HTTPProbe struct {
 	Track
+	apart  time.Duration // between two of its questions, unless less than usual
 	url    string
 	client *http.Client
 
@@ -55,7 +56,7 @@ func (p *HTTPProbe) Run(ctx context.Context) {
 	defer p.client.CloseIdleConnections()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	every(ctx, probeInterval, func() {
+	every(ctx, max(p.apart, probeInterval), func() {
 		if !p.mayProbe(time.Now()) {
 			return
 		}

@@ -22,6 +22,9 @@ type Result struct {
 	QEMU     *string `json:"qemu"`  // version
 	Accel    *string `json:"accel"` // tcg or kvm
 
+	// VMs is how many there were, if more than one; sums and worst figures are over all of them.
+	VMs *int `json:"vms,omitempty"`
+
 	// BootIDSame is whether every answer came from one and the same boot of the guest.
 	BootIDSame *bool `json:"boot_id_same"`
 	// Boots is how many different boots have answered.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,10 @@ type Scenario struct {
 	Attempts int
 	// Libvirt says that libvirt has to start the QEMUs.
 	Libvirt bool
+	// Nodes is how many it needs; 2 when 0.
+	Nodes int
+	// Memory is each guest's in bytes; 0 is the lab's default.
+	Memory int64
 	// Steps are done in order. A step that fails ends the run.
 	Steps func(p Params) []Step
 	// Checks are made of the result when all steps were done, in addition to those that hold in every scenario.
@@ -90,6 +95,7 @@ type Run struct {
 	extra       []*Track               // drawn beside the clients' own
 	load        *load                  // nil unless there was one
 	traffic     *traffic               // of a campaign
+	guests      []*guestRun            // of a scenario with several VMs
 }
 
 // loss is one loss and what was measured of it.
@@ -115,6 +121,7 @@ func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	o.Lab.Disk, o.Lab.SmallState = s.Disk, s.SmallState
 	o.Lab.Data, o.Lab.Filled, o.Lab.SyncSpeed = s.Data, s.Filled, s.SyncSpeed
 	o.Lab.IPv6, o.Lab.Attempts = s.IPv6, s.Attempts
+	o.Lab.Nodes, o.Lab.Memory = s.Nodes, cmp.Or(s.Memory, o.Lab.Memory)
 	o.Lab.Links = max(o.Lab.Links, s.Links)
 	if s.Libvirt {
 		o.Lab.Launcher = config.LauncherLibvirt
@@ -142,6 +149,9 @@ func (s *Scenario) Execute(ctx context.Context, o RunOptions) (*Run, error) {
 	}
 	if r.Clients != nil {
 		r.Clients.Abort() // after a good run they have ended already
+	}
+	for _, g := range r.guests {
+		g.clients.Abort()
 	}
 	r.measure()
 	if err == nil {
@@ -201,6 +211,9 @@ func (r *Run) measure() {
 	if r.Clients != nil {
 		r.measureLosses()
 		r.measureClients()
+	}
+	if len(r.guests) > 0 {
+		r.measureGuests()
 	}
 	r.measureCheckpoints()
 	if n, err := r.Lab.OutputsFromBoth(); err == nil {
@@ -275,7 +288,12 @@ const baseline = 3 * time.Second
 // check applies what must hold in every scenario, then the scenario's own.
 func (r *Run) check() error {
 	var errs []error
-	if _, broken := r.Clients.Connections(); len(broken) > 0 && (r.Scenario.Boots == 0 || r.Scenario.Boots == 1) {
+	if len(r.guests) > 0 {
+		for _, g := range r.guests {
+			_, broken := g.clients.Connections()
+			errs = append(errs, broken...)
+		}
+	} else if _, broken := r.Clients.Connections(); len(broken) > 0 && (r.Scenario.Boots == 0 || r.Scenario.Boots == 1) {
 		errs = append(errs, broken...)
 	}
 	for _, c := range r.Scenario.checks() {

@@ -120,6 +120,14 @@ var Scenarios = []Scenario{
 	},
 	{Name: "stranger", Summary: "a host on the LAN and on the links tries to get in, without a key", Links: 2, Checks: []Check{keptOut}, Steps: quietly(strange)},
 	{Name: "key-rotation", Summary: "the authority and all certificates are replaced", Steps: quietly(rotateKeys)},
+	{
+		Name: "eight-vms", Summary: "one host of eight VMs loses power, and returns", Disk: manyDisk, Memory: manyMemory, Boots: AnyBoots, Checks: []Check{allBoots},
+		Steps: manyVMs,
+	},
+	{
+		Name: "three-nodes", Summary: "n2 is lost and replaced by n3, then n1 is lost, then n2 returns", Disk: 64 << 20, Nodes: 3, Boots: AnyBoots, Checks: []Check{allBoots},
+		Steps: threeNodes,
+	},
 	{Name: "backup-while-protected", Summary: "a backup is made while clients write, and one of what has changed; both are restored", Steps: quietly(backups)},
 	{
 		Name: "arbiter-forgets", Summary: "the arbiter's data is lost and a person has the record made again; then the primary's QEMU crashes",

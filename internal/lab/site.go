@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,7 +35,12 @@ func (l *Lab) writeSite() error {
 	if err := pki.InitCA(ca, pki.AuthorityOptions{}); err != nil {
 		return err
 	}
-	for _, id := range identities {
+	names := l.Topology.Names
+	ids := slices.Clone(identities)
+	for _, name := range names[len(NodeNames):] {
+		ids = append(ids, pki.Identity{Role: pki.Node, Name: name})
+	}
+	for _, id := range ids {
 		if err := os.MkdirAll(l.path(id.Name), 0o700); err != nil {
 			return err
 		}
@@ -47,13 +53,15 @@ func (l *Lab) writeSite() error {
 		return err
 	}
 	text, err := os.ReadFile(key)
-	if err == nil {
-		err = os.WriteFile(l.path(NodeNames[1], "heartbeat.key"), text, 0o600)
+	for _, name := range names[1:] {
+		if err == nil {
+			err = os.WriteFile(l.path(name, "heartbeat.key"), text, 0o600)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	for i, name := range NodeNames {
+	for i, name := range names {
 		for _, dir := range []string{"state", "disks", "run"} {
 			if err := os.MkdirAll(l.path(name, dir), 0o700); err != nil {
 				return err
@@ -75,29 +83,36 @@ func (l *Lab) writeSite() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(l.path(ContextsName), []byte(contexts()), 0o600)
+	return os.WriteFile(l.path(ContextsName), []byte(contexts(names)), 0o600)
 }
 
 func (l *Lab) nodeConfig(i int) *config.Config {
-	me, other := NodeNames[i], NodeNames[1-i]
+	me := l.Topology.Names[i]
 	a := l.opts.Assets
 	c := &config.Config{
 		Node: me, StateDir: "state", RunDir: "run", StorageDir: "disks", HostID: me,
 		QEMU:    config.QEMU{Command: a.QEMU, Img: a.QEMUImg, Accel: a.Accel},
 		Bridges: []string{NodeBridge}, Ports: config.Ports{First: 9000, Last: 9099},
 		Heartbeat: config.Heartbeat{KeyFile: "heartbeat.key"}, Recovery: config.Recovery{HoldDown: colo.Duration(l.opts.HoldDown), Attempts: l.opts.Attempts},
-		API: config.API{Listen: []string{hostPort(me, apiPort)}}, TLS: config.TLS{Identity: me + ".pem", Trust: pki.TrustFile},
+		Limits: config.Limits{Memory: 8 << 30, VCPUs: 32}, API: config.API{Listen: []string{hostPort(me, apiPort)}}, TLS: config.TLS{Identity: me + ".pem", Trust: pki.TrustFile},
 		Log: config.Log{Level: "debug", Format: "text"},
 	}
-	peer := config.Peer{Name: other}
 	for _, link := range l.Topology.Links {
 		c.Links = append(c.Links, config.Link{Name: link.Name, Address: link.Addrs[me].Addr().String()})
-		peer.Links = append(peer.Links, config.Link{Name: link.Name, Address: link.Addrs[other].Addr().String()})
 		c.API.Listen = append(c.API.Listen, net.JoinHostPort(link.Addrs[me].Addr().String(), strconv.Itoa(apiPort)))
-		peer.API = append(peer.API, net.JoinHostPort(link.Addrs[other].Addr().String(), strconv.Itoa(apiPort)))
 	}
-	peer.API = append(peer.API, hostPort(other, apiPort))
-	c.Peers = []config.Peer{peer}
+	for _, other := range l.Topology.Names {
+		if other == me {
+			continue
+		}
+		peer := config.Peer{Name: other}
+		for _, link := range l.Topology.Links {
+			peer.Links = append(peer.Links, config.Link{Name: link.Name, Address: link.Addrs[other].Addr().String()})
+			peer.API = append(peer.API, net.JoinHostPort(link.Addrs[other].Addr().String(), strconv.Itoa(apiPort)))
+		}
+		peer.API = append(peer.API, hostPort(other, apiPort))
+		c.Peers = append(c.Peers, peer)
+	}
 	if l.opts.Launcher == config.LauncherLibvirt {
 		c.Launcher = config.LauncherLibvirt
 		c.Libvirt = &config.Libvirt{Socket: l.path(me, "libvirt", "run", "libvirt-sock"), LogDir: l.path(me, "libvirt", "log", "qemu")}
@@ -125,14 +140,14 @@ func writeYAML(path string, v any) error {
 }
 
 // contexts is a file of coloctl's. Its paths are relative: it is used inside and outside the lab, which see the folder in different places.
-func contexts() string {
+func contexts(names []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "current: %s\ncontexts:\n", SiteContext)
-	for _, name := range NodeNames {
+	for _, name := range names {
 		fmt.Fprintf(&b, "  - {name: %s, socket: %s/run/api.sock}\n", name, name)
 	}
 	fmt.Fprintf(&b, "  - name: %s\n    identity: %[2]s/%[2]s.pem\n    trust: %[2]s/%[3]s\n    nodes:\n", SiteContext, adminName, pki.TrustFile)
-	for _, name := range NodeNames {
+	for _, name := range names {
 		fmt.Fprintf(&b, "      - {name: %s, addresses: [%q]}\n", name, hostPort(name, apiPort))
 	}
 	return b.String()

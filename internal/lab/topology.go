@@ -28,8 +28,10 @@ const (
 	mgmtBridge = "mgmt"  // the management network itself, in the fabric
 )
 
-// NodeNames are the nodes of every lab.
-var NodeNames = []string{"n1", "n2"}
+// NodeNames are the nodes of every lab. Some have a third one.
+var NodeNames = allNames[:2:2]
+
+var allNames = []string{"n1", "n2", "n3"}
 
 var (
 	clientAddr = netip.MustParsePrefix("10.77.0.1/24")
@@ -48,7 +50,7 @@ func linkAddr(i, n int) netip.Prefix {
 
 // mgmtAddr returns the address of a host on the management network.
 func mgmtAddr(host string) netip.Prefix {
-	last := byte(slices.Index(NodeNames, host) + 1)
+	last := byte(slices.Index(allNames, host) + 1)
 	if host == witnessName {
 		last = 100
 	}
@@ -118,6 +120,7 @@ func (h *Host) do(name string, fn func(netlink.Link) error) error {
 
 // Topology is the lab's networks. Its methods may be called concurrently, except Close.
 type Topology struct {
+	Names   []string // of the nodes
 	Nodes   map[string]*Host
 	Client  *Host
 	Witness *Host
@@ -126,10 +129,13 @@ type Topology struct {
 	fabric *Host // holds the middle of every replication link and of the management network
 }
 
-// NewTopology makes the networks: nodes n1 and n2, each with the bridge br0 whose port lan0 leads to the client's LAN, so many
+// NewTopology makes the networks of two nodes.
+func NewTopology(links int) (*Topology, error) { return NewTopologyOf(len(NodeNames), links) }
+
+// NewTopologyOf makes the networks: two or three nodes, n1, n2 and n3, each with the bridge br0 whose port lan0 leads to the client's LAN, so many
 // replication links between them, and a management network of the nodes and the witness. All of them are up.
-func NewTopology(links int) (*Topology, error) {
-	t := &Topology{Nodes: map[string]*Host{}}
+func NewTopologyOf(nodes, links int) (*Topology, error) {
+	t := &Topology{Nodes: map[string]*Host{}, Names: allNames[:nodes:nodes]}
 	if err := t.build(links); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -149,7 +155,7 @@ func (t *Topology) build(links int) (err error) {
 	if err := t.Client.setAddr(lanBridge, clientAddr); err != nil {
 		return err
 	}
-	for _, name := range NodeNames {
+	for _, name := range t.Names {
 		node, err := newHost(name)
 		if err != nil {
 			return err

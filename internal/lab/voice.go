@@ -5,6 +5,8 @@ import (
 	"sort"
 	"sync"
 	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
 )
 
 // voiceWindow is how near two frames of one node must be for a frame of the other in between to be a second voice.
@@ -17,30 +19,52 @@ type Grant struct {
 	Members    []string
 }
 
-// Grants records grants. It is safe for concurrent use.
+// Grants records grants, for each VM by its id at the arbiter. It is safe for concurrent use.
 type Grants struct {
 	mu   sync.Mutex
-	list []Grant
+	vms  []string // in the order in which they were heard of
+	list map[string][]Grant
 }
 
-// Add records that the members of a generation were granted just now. A generation is recorded once, at the first time it is seen.
-func (g *Grants) Add(generation uint64, members []string) { g.AddAt(time.Now(), generation, members) }
-
-// AddAt is Add for one that was granted at a given time.
-func (g *Grants) AddAt(at time.Time, generation uint64, members []string) {
+// Add records what was granted at a time. A VM's generation is recorded once, at the first time it is seen.
+func (g *Grants) Add(at time.Time, rec arbiter.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if n := len(g.list); n > 0 && g.list[n-1].Generation >= generation {
+	old, known := g.list[rec.VM]
+	if !known {
+		g.vms = append(g.vms, rec.VM)
+		if g.list == nil {
+			g.list = map[string][]Grant{}
+		}
+	}
+	if n := len(old); n > 0 && old[n-1].Generation >= rec.Generation {
 		return
 	}
-	g.list = append(g.list, Grant{At: at.UnixNano(), Generation: generation, Members: slices.Clone(members)})
+	g.list[rec.VM] = append(old, Grant{At: at.UnixNano(), Generation: rec.Generation, Members: slices.Clone(rec.Members)})
 }
 
-// List returns the grants so far, the oldest first.
+// VMs are the ids of all VMs, in the order in which they were heard of.
+func (g *Grants) VMs() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.vms)
+}
+
+// Of returns a VM's grants so far, the oldest first.
+func (g *Grants) Of(vm string) []Grant {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.list[vm])
+}
+
+// List returns the grants of the VM that was heard of first, which is the only one of most labs.
 func (g *Grants) List() []Grant {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.Clone(g.list)
+	if len(g.vms) == 0 {
+		return nil
+	}
+	return slices.Clone(g.list[g.vms[0]])
 }
 
 // OutputsFromBoth counts the frames that break the rule "one voice". A frame that the LAN got from a node at time t breaks it if
@@ -53,14 +77,21 @@ func (g *Grants) List() []Grant {
 // So one node falling silent and the other beginning, however soon, is not counted, since no frame then lies between two of the other's.
 // Frames and grants are timed by one clock. Without any grant both have the right.
 func OutputsFromBoth(a, b string, framesA, framesB []int64, grants []Grant) int {
-	return breaches(a, b, framesA, framesB, grants) + breaches(b, a, framesB, framesA, grants)
+	return OutputsFromMany(map[string][]int64{a: framesA, b: framesB}, grants)
 }
 
-func breaches(node, other string, frames, others []int64, grants []Grant) int {
+// OutputsFromMany is OutputsFromBoth for any number of nodes.
+func OutputsFromMany(frames map[string][]int64, grants []Grant) int {
 	n := 0
-	for _, t := range frames {
-		if !maySpeak(node, t, grants) || maySpeak(other, t, grants) && inside(t, others) {
-			n++
+	for node, times := range frames {
+		for _, t := range times {
+			breach := !maySpeak(node, t, grants)
+			for other, others := range frames {
+				breach = breach || other != node && maySpeak(other, t, grants) && inside(t, others)
+			}
+			if breach {
+				n++
+			}
 		}
 	}
 	return n

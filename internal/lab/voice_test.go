@@ -3,6 +3,8 @@ package lab
 import (
 	"testing"
 	"time"
+
+	"github.com/coloctl/coloctl/colo/arbiter"
 )
 
 func TestOutputsFromBoth(t *testing.T) {
@@ -45,11 +47,11 @@ func TestOutputsFromBoth(t *testing.T) {
 
 func TestGrantsAreRecordedOnce(t *testing.T) {
 	var g Grants
-	g.Add(1, []string{"n1", "n2"})
-	g.Add(2, []string{"n2"})
+	g.Add(time.Now(), arbiter.Record{VM: "a", Generation: 1, Members: []string{"n1", "n2"}})
+	g.Add(time.Now(), arbiter.Record{VM: "a", Generation: 2, Members: []string{"n2"}})
 	at := g.List()[1].At
-	g.Add(2, []string{"n2"}) // asking again
-	g.Add(1, []string{"n1", "n2"})
+	g.Add(time.Now(), arbiter.Record{VM: "a", Generation: 2, Members: []string{"n2"}}) // asking again
+	g.Add(time.Now(), arbiter.Record{VM: "a", Generation: 1, Members: []string{"n1", "n2"}})
 	list := g.List()
 	if len(list) != 2 || list[1].At != at || list[1].Members[0] != "n2" {
 		t.Errorf("got %v", list)

@@ -100,7 +100,7 @@ func (g *Grants) follow(log io.Reader) {
 			Record *arbiter.Record `json:"record"`
 		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Record != nil && line.Record.Generation > 0 {
-			g.AddAt(line.Time, line.Record.Generation, line.Record.Members)
+			g.Add(line.Time, *line.Record)
 		}
 	}
 }
