@@ -132,7 +132,7 @@ func (p *bare) open(name string) {
 	}
 	n, err := colo.NewNode(p.t.Context(), colo.NodeConfig{
 		ListenPacket: listen,
-		Name: name, RunDir: p.dir, StorageDir: p.dir, Links: links,
+		Name:         name, RunDir: p.dir, StorageDir: p.dir, Links: links,
 		Ports: colo.PortRange{First: 9000, Last: 9100}, Store: st, Arbiter: asks, HeartbeatKey: make([]byte, 32), HeartbeatPort: 17790,
 		HeartbeatTimeout: timeout, Launcher: launcher, QEMUImg: p.qemuImg, HangTimeout: p.patience, Recovery: p.recovery, Limits: p.limits[name], Resync: p.resync, Log: slog.New(slog.NewTextHandler(out, nil)),
 	})

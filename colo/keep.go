@@ -90,7 +90,8 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 	var (
 		failed  = breaker{limit: r.Attempts, window: r.Window}
 		resets  int
-		well    = map[string]time.Time{} // since when each peer has been
+		peers   = standing{map[string]time.Time{}, map[string]time.Time{}}
+		waits   bool // for another candidate, and says so
 		decides = time.Now()
 		last    string
 		tick    = time.NewTicker(500 * time.Millisecond)
@@ -109,21 +110,16 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 			resets, failed.fails = again, nil
 		}
 		now := time.Now()
-		for _, p := range m.n.partnerships() {
-			switch alive, name := p.alive(), p.info.Name; {
-			case !alive:
-				delete(well, name)
-			case well[name].IsZero():
-				well[name] = now
-			}
-		}
+		peers.look(m.n.partnerships(), now)
 		var err error
 		var by string
 		if s == Solo && want == WantProtected && givenUp == "" {
 			var why string
-			if by, why = m.wellPeer(well, now, r.HoldDown); why != "" {
+			by, why = m.wellPeer(&peers, now, r.HoldDown)
+			if why != "" || waits {
 				m.setOutlook(why)
 			}
+			waits = why != ""
 		}
 		switch {
 		case givenUp != "":
@@ -134,6 +130,7 @@ func (m *machine) keep(ctx context.Context, r Recovery) {
 			if err = m.request(ctx, ReqProtect, ProtectOptions{Node: by}); err != nil {
 				err = fmt.Errorf("protecting it again: %w", err)
 				m.setTried(true)
+				peers.refused[by] = time.Now()
 			}
 		case (s == Stopped || s == Outdated) && (want == WantRunning || want == WantProtected):
 			action, why := decideCold(m.coldFacts(ctx, r, now.Sub(decides)))
@@ -239,6 +236,11 @@ func (m *machine) coldFacts(ctx context.Context, r Recovery, waited time.Duratio
 		there, err := p.Inquire(pctx, m.name)
 		cancel()
 		f.heard, f.peerHas, f.there = err == nil || errors.Is(err, ErrNoVM), err == nil, there
+	}
+	for _, e := range m.inquireAll(ctx, m.others()) { // a copy that has taken the peer's place is the one that counts
+		if runs := f.there.Running && f.there.State != Standby; e.err == nil && !runs && (e.runs() || e.vm.Generation > max(rec.Generation, f.there.Generation)) {
+			f.peer, f.heard, f.peerHas, f.there = e.info.Name, true, true, e.vm
+		}
 	}
 	return f
 }

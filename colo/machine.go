@@ -65,6 +65,7 @@ type machine struct {
 	stuck     string // why a copy that was killed is still there
 	cold      coldPhase
 	tried     bool   // to protect it again, and that has failed
+	choice    string // of the node by which it is to be protected, by a person whose request is under way
 	guarded   bool   // the copy is behind its gate
 	gateErr   string // why it is not
 	tune      resyncTuning

@@ -145,6 +145,7 @@ type Node struct {
 	machines map[string]*machine
 	making   map[string]struct{} // names of VMs that are being made
 	peers    []*partnership
+	linking  sync.Mutex // one of linksUp at a time
 	closed   bool
 }
 
@@ -223,6 +224,19 @@ func (n *Node) Info() NodeInfo {
 		HeartbeatInterval: n.cfg.HeartbeatInterval, HeartbeatTimeout: n.cfg.HeartbeatTimeout}
 }
 
+// mayConnect refuses a peer. The caller holds mu.
+func (n *Node) mayConnect(name string) error {
+	switch {
+	case n.closed:
+		return ErrClosed
+	case partnerOf(n.peers, name) != nil:
+		return fmt.Errorf("%s is this node's peer already", name)
+	case len(n.peers) > 0 && n.cfg.Arbiter == nil:
+		return fmt.Errorf("a second peer, %s: %w: who of more than two nodes may go on can't be told by proof", name, ErrNoArbiter)
+	}
+	return nil
+}
+
 // Connect makes peer a partner of this node: heartbeats go to it over all links that both have from now on, and VMs are protected by it. A node with an arbiter may
 // have several, if its ListenPacket lets their heartbeats share this node's addresses (see heartbeat.Share); each VM has one of them at a time.
 func (n *Node) Connect(peer Peer, info NodeInfo) error {
@@ -242,13 +256,8 @@ func (n *Node) Connect(peer Peer, info NodeInfo) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	switch {
-	case n.closed:
-		return ErrClosed
-	case partnerOf(n.peers, info.Name) != nil:
-		return fmt.Errorf("%s is this node's peer already", info.Name)
-	case len(n.peers) > 0 && n.cfg.Arbiter == nil:
-		return fmt.Errorf("a second peer, %s: %w: who of more than two nodes may go on can't be told by proof", info.Name, ErrNoArbiter)
+	if err := n.mayConnect(info.Name); err != nil {
+		return err
 	}
 	p := &partnership{peer, info, mon}
 	n.peers = append(n.peers, p)

@@ -162,8 +162,14 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	if s := m.State(); o.Mode != "" && (s == Syncing || s == Attaching) { // it could not be joined: its mode is chosen
 		return &UnexpectedEventError{VM: vm, State: s, Event: ReqProtect}
 	}
+	if err := m.choose(o.Node); err != nil {
+		return err
+	}
 	var began atomic.Bool
 	err = m.wanting(ctx, WantProtected, ReqProtect, func() error { return m.requestBegan(ctx, ReqProtect, o, &began) })
+	if cerr := m.chosen(o.Node); err == nil { // it may have been under way with another one
+		err = cerr
+	}
 	if ctx.Err() != nil && began.Load() { // it may have become protected in this moment: that is taken back too
 		_ = m.takeBack(ctx, ReqUnprotect, nil)
 	}
@@ -224,6 +230,13 @@ type ForceOptions struct {
 
 // ForceWith is Force with options.
 func (n *Node) ForceWith(ctx context.Context, vm string, o ForceOptions) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := m.runsOnAnother(ctx); err != nil { // it has taken the other one's place: nobody can vouch that it is dead
+		return err
+	}
 	if o.AcceptDataLoss {
 		n.Remark(vm, "data-loss", "failover against the arbiter's word: the loss of what the other copy wrote is accepted")
 	} else if err := n.nobodyElse(ctx, vm); err != nil {

@@ -1,8 +1,10 @@
 package colo
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coloctl/coloctl/colo/heartbeat"
@@ -57,19 +59,68 @@ func (m *machine) with() *partnership {
 		return all[0]
 	}
 	m.mu.Lock()
-	members, offered, last := m.rec.Members, m.rec.Offered, m.rec.Peer
+	others := slices.DeleteFunc(slices.Clone(m.rec.Members), func(name string) bool { return name == m.n.cfg.Name })
+	then := append([]string{m.rec.Offered, m.rec.Peer}, m.spec.Nodes...)
 	m.mu.Unlock()
-	for _, name := range members {
-		if p := partnerOf(all, name); p != nil && name != m.n.cfg.Name {
-			return p
-		}
+	if len(others) > 0 { // one that is in nobody's file any more is not replaced by another: what that says is nothing about the copy that counts
+		return firstOf(all, others)
 	}
-	for _, name := range []string{offered, last} {
+	if p := firstOf(all, then); p != nil {
+		return p
+	}
+	return all[0]
+}
+
+// firstOf finds the first of some names that is a peer's; nil if there is none.
+func firstOf(all []*partnership, names []string) *partnership {
+	for _, name := range names {
 		if p := partnerOf(all, name); p != nil {
 			return p
 		}
 	}
-	return all[0]
+	return nil
+}
+
+// others are the peers that this VM has not at the moment. Their copies don't count, but only they know whether they run.
+func (m *machine) others() []*partnership {
+	own := m.with()
+	return slices.DeleteFunc(m.n.partnerships(), func(p *partnership) bool { return p == own })
+}
+
+// elsewhere is what a peer says of the VM.
+type elsewhere struct {
+	info NodeInfo
+	vm   PeerVM
+	err  error
+}
+
+// runs says whether a copy is there that speaks, or may be about to.
+func (e *elsewhere) runs() bool { return e.err == nil && e.vm.Running && e.vm.State != Standby }
+
+// inquireAll asks peers at the same time how the VM stands there, for no longer than their silence would take to be noticed.
+func (m *machine) inquireAll(ctx context.Context, peers []*partnership) []elsewhere {
+	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
+	defer cancel()
+	out := make([]elsewhere, len(peers))
+	var wg sync.WaitGroup
+	for i, p := range peers {
+		wg.Go(func() {
+			vm, err := p.peer.Inquire(ctx, m.name)
+			out[i] = elsewhere{p.info, vm, err}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// runsOnAnother is an error when a peer that this VM has not at the moment runs it: by the arbiter's word that this node has not heard, or by a person's.
+func (m *machine) runsOnAnother(ctx context.Context) error {
+	for _, e := range m.inquireAll(ctx, m.others()) {
+		if e.runs() {
+			return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, e.info.Name, e.vm.State)
+		}
+	}
+	return nil
 }
 
 // partner returns the VM's peer, or ErrNoPeer.
@@ -110,42 +161,110 @@ func (n *Node) candidate(s *Spec) error {
 // standbyBy finds the peer that is to protect the VM: the one that was asked for, otherwise the VM's present one.
 func (m *machine) standbyBy(name string) (*partnership, error) {
 	all := m.n.partnerships()
-	_, spec := m.info()
-	p := m.with()
-	if name != "" {
+	rec, spec := m.info()
+	last := m.with()
+	p := last
+	switch {
+	case name != "":
 		p = partnerOf(all, name)
+	case p != nil && !spec.mayHave(p.info.Name): // its spec has been changed
+		p = firstOf(all, spec.Nodes)
 	}
 	switch {
 	case len(all) == 0:
 		return nil, ErrNoPeer
+	case p == nil && name == "":
+		return nil, fmt.Errorf("%s: %w among %v", m.name, ErrNoPeer, spec.Nodes)
 	case p == nil:
 		return nil, fmt.Errorf("%s: %w of the name %s", m.name, ErrNoPeer, name)
 	case !spec.mayHave(p.info.Name):
 		return nil, fmt.Errorf("%s: %w: its spec names %v, not %s", m.name, ErrNotCandidate, spec.Nodes, p.info.Name)
+	case p != last && behind(rec): // what clients have seen last is there only
+		return nil, fmt.Errorf("%s: a half of a disk here lacks what %s has: %w", m.name, rec.Peer, ErrDiskOffline)
 	}
 	return p, nil
 }
 
+// choose notes by which node a person wants the VM to be protected, for as long as that is under way: recovery, which sees that it is to be protected, must not take another one.
+// No name is no choice. One that is or is being protected by another node is refused.
+func (m *machine) choose(node string) error {
+	if node == "" {
+		return nil
+	}
+	if _, err := m.standbyBy(node); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.choice = node
+	s := m.state
+	m.mu.Unlock()
+	if s == Syncing || s == Attaching || s == Protected {
+		return m.chosen(node)
+	}
+	return nil
+}
+
+// chosen ends the choice, and tells whether it has been heeded.
+func (m *machine) chosen(node string) error {
+	if node == "" {
+		return nil
+	}
+	m.mu.Lock()
+	m.choice = ""
+	s := m.state
+	m.mu.Unlock()
+	if p := m.with(); p == nil || p.info.Name != node {
+		return fmt.Errorf("%w: the other node is %s, not %s: unprotect it first", &UnexpectedEventError{VM: m.name, State: s, Event: ReqProtect}, m.n.PeerOf(m.name), node)
+	}
+	return nil
+}
+
+// standing is what a node knows of its peers while it looks after one VM.
+type standing struct {
+	well    map[string]time.Time // since when each has been
+	refused map[string]time.Time // when each has last failed to become the VM's other node
+}
+
+// look notes which peers are well.
+func (w *standing) look(all []*partnership, now time.Time) {
+	for _, p := range all {
+		switch alive, name := p.alive(), p.info.Name; {
+		case !alive:
+			delete(w.well, name)
+		case w.well[name].IsZero():
+			w.well[name] = now
+		}
+	}
+}
+
 // wellPeer says by which peer the VM should be protected now, by itself: by its last one when that has been well for the hold-down; when that has been away for the spec's replace-after,
-// by the first of the other candidates that is well. Empty: by none yet, and why is for people.
-func (m *machine) wellPeer(well map[string]time.Time, now time.Time, holdDown time.Duration) (name, why string) {
+// or is no candidate any more, by another candidate that is well: the one that has not failed for the longest, of those that have not failed the first. Empty: by none yet, and why is for
+// people; it is empty too when there is nothing to add to the VM's state.
+func (m *machine) wellPeer(w *standing, now time.Time, holdDown time.Duration) (name, why string) {
 	all := m.n.partnerships()
-	last := m.with()
 	_, spec := m.info()
-	if last == nil {
+	last := m.with()
+	m.mu.Lock()
+	choice := m.choice
+	m.mu.Unlock()
+	switch {
+	case last == nil:
 		return "", ""
+	case choice != "":
+		return choice, ""
 	}
 	fit := func(p *partnership) bool {
-		since := well[p.info.Name]
-		return !since.IsZero() && now.Sub(since) >= holdDown && spec.mayHave(p.info.Name)
+		since := w.well[p.info.Name]
+		return !since.IsZero() && now.Sub(since) >= holdDown
 	}
-	if fit(last) {
-		return last.info.Name, ""
-	}
-	if len(all) < 2 || len(spec.Nodes) < 3 || spec.mayHave(last.info.Name) && !well[last.info.Name].IsZero() {
-		return "", ""
-	}
-	if after := time.Duration(spec.Protection.ReplaceAfter); spec.mayHave(last.info.Name) {
+	if spec.mayHave(last.info.Name) {
+		switch {
+		case fit(last):
+			return last.info.Name, ""
+		case len(all) < 2 || len(spec.Nodes) < 3 || !w.well[last.info.Name].IsZero():
+			return "", ""
+		}
+		after := time.Duration(spec.Protection.ReplaceAfter)
 		away := now.Sub(last.beat.Status().Since)
 		if s := now.Sub(m.inState()); s < away { // a VM that has just come here is in the same place
 			away = s
@@ -155,9 +274,12 @@ func (m *machine) wellPeer(well map[string]time.Time, now time.Time, holdDown ti
 		}
 	}
 	for _, candidate := range spec.Nodes {
-		if p := partnerOf(all, candidate); p != nil && fit(p) {
-			return candidate, ""
+		if p := partnerOf(all, candidate); p != nil && p != last && fit(p) && (name == "" || w.refused[candidate].Before(w.refused[name])) {
+			name = candidate
 		}
 	}
-	return "", fmt.Sprintf("wait: %s is away, and no other candidate of %v is well", last.info.Name, spec.Nodes)
+	if name == "" {
+		why = fmt.Sprintf("wait: %s is away or is none of %v, and no other of these is well", last.info.Name, spec.Nodes)
+	}
+	return name, why
 }

@@ -30,6 +30,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 		token   string
 		attempt int64
 		leave   func()
+		was     *string // the VM's last peer, if it gets another one
 	)
 	rec, spec := m.info()
 	c := m.current()
@@ -53,10 +54,16 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			if err := by.near(&m.n.cfg); err != nil {
 				return err
 			}
-			if err := m.arbiterAnswers(ctx); err != nil || by == m.with() {
+			if err := m.arbiterAnswersBoth(ctx, by); err != nil || by == m.with() {
 				return err
 			}
+			was = &rec.Peer
 			return m.updateNow(ctx, func(v *state.VM) { v.Peer = by.info.Name }) // its loss is the VM's from here on
+		}, Undo: func(context.Context) error {
+			if was != nil {
+				m.update(func(v *state.VM) { v.Peer = *was })
+			}
+			return nil
 		}},
 		{Name: "wait for its turn", Do: func(ctx context.Context) (err error) {
 			leave, err = m.takeTurn(ctx)
@@ -185,22 +192,19 @@ func (m *machine) admit(ctx context.Context, peer string) (arbiter.Record, error
 
 // confirm tells the peer that its copy counts until it has heard, or this node's record is another one. Without an arbiter that is what its copy goes on by.
 func (m *machine) confirm() {
-	rec := m.record()
-	if len(rec.Members) < 2 {
+	rec, p := m.record(), m.with()
+	if len(rec.Members) < 2 || p == nil {
 		return
 	}
 	m.n.wg.Go(func() {
 		for {
-			p, info, err := m.partner()
-			if err == nil {
-				ctx, cancel := context.WithTimeout(m.n.ctx, cedeTimeout)
-				err = p.Confirm(ctx, rec)
-				cancel()
-			}
+			ctx, cancel := context.WithTimeout(m.n.ctx, cedeTimeout)
+			err := p.peer.Confirm(ctx, rec)
+			cancel()
 			if err == nil {
 				return
 			}
-			m.log.Debug("the peer does not know yet that its copy counts", "peer", info.Name, "err", err)
+			m.log.Debug("the peer does not know yet that its copy counts", "peer", p.info.Name, "err", err)
 			select {
 			case <-time.After(time.Second):
 			case <-m.quit:

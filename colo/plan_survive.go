@@ -259,15 +259,15 @@ func (m *machine) deferred() {
 // hush sees to it that a primary that has lost is silent before this copy speaks. One whose daemon lives is told, as it may not know yet. One that can't be told gets the
 // time in which its gate closes by itself: see leaseEnd.
 func (m *machine) hush(ctx context.Context) error {
-	p, _, err := m.partner()
-	c := m.current()
-	if k := m.marked(); err != nil || c == nil || k.proof || k.forced {
-		return nil //nolint:nilerr // there is nobody to tell
+	p, c := m.with(), m.current()
+	rec, _ := m.info()
+	several := len(m.n.partnerships()) > 1
+	if k := m.marked(); p == nil && !several || c == nil || k.proof || k.forced {
+		return nil // there is nobody to tell
 	}
-	if m.peerAlive() {
-		rec, _ := m.info()
+	if stranger := several && (p == nil || p.info.Name != rec.Peer); !stranger && p.alive() { // of a primary that is in this node's file no more nothing is heard
 		rctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatInterval)
-		err := p.ReportChannelLost(rctx, m.report(rec))
+		err := p.peer.ReportChannelLost(rctx, m.report(rec))
 		cancel()
 		switch {
 		case err == nil:
@@ -292,6 +292,9 @@ func (m *machine) hush(ctx context.Context) error {
 // nobodyRuns keeps a node from starting a copy of its own while the other current one runs: the arbiter would let it, as both are current. A peer
 // that can't be asked gets the time to notice the loss of this node's copy and to cut its tap.
 func (m *machine) nobodyRuns(ctx context.Context, lossy bool) error {
+	if err := m.runsOnAnother(ctx); err != nil {
+		return err
+	}
 	rec, spec := m.info()
 	p, info, err := m.partner()
 	if err != nil || aloneIn(rec, m.n.cfg.Name) {
@@ -463,7 +466,7 @@ func (m *machine) held(ctx context.Context) (arbiter.Record, error) {
 }
 
 // arbiterAnswersBoth is arbiterAnswers that also refuses a peer which asks another arbiter: each would let its own copy go on.
-func (m *machine) arbiterAnswersBoth(ctx context.Context) error {
+func (m *machine) arbiterAnswersBoth(ctx context.Context, by *partnership) error {
 	if m.n.cfg.Arbiter == nil {
 		return nil
 	}
@@ -473,7 +476,7 @@ func (m *machine) arbiterAnswersBoth(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.arbiterThere(ctx, held); errors.Is(err, ErrOtherArbiter) {
+	if err := m.arbiterThere(ctx, by, held); errors.Is(err, ErrOtherArbiter) {
 		return err
 	} else if err != nil {
 		m.log.Warn("the peer can't say what the arbiter holds", "err", err)

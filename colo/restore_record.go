@@ -117,21 +117,20 @@ func (m *machine) sameArbiter(ctx context.Context, rec arbiter.Record) error {
 	}
 	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*arbiterTimeout)
 	defer cancel()
-	return m.arbiterThere(actx, rec)
+	return m.arbiterThere(actx, m.with(), rec)
 }
 
 // arbiterThere says why the peer could not decide by the arbiter as this node would, where held was found there just now.
-func (m *machine) arbiterThere(ctx context.Context, held arbiter.Record) error {
-	p, info, err := m.partner()
-	if err != nil {
-		return err
+func (m *machine) arbiterThere(ctx context.Context, p *partnership, held arbiter.Record) error {
+	if p == nil {
+		return ErrNoPeer
 	}
-	got, err := p.Held(ctx, held.VM)
+	got, err := p.peer.Held(ctx, held.VM)
 	switch {
 	case errors.Is(err, arbiter.ErrNoRecord), err == nil && got.Generation < held.Generation:
-		return fmt.Errorf("%w: %s does not find there what this node does", ErrOtherArbiter, info.Name)
+		return fmt.Errorf("%w: %s does not find there what this node does", ErrOtherArbiter, p.info.Name)
 	case err != nil:
-		return fmt.Errorf("as %s sees it: %w", info.Name, err)
+		return fmt.Errorf("as %s sees it: %w", p.info.Name, err)
 	}
 	return nil
 }

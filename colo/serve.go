@@ -169,6 +169,9 @@ func (m *machine) preparePlan(a *prepareArgs) *Plan {
 			Undo: m.discard,
 		},
 		{Name: "listen", Do: func(ctx context.Context) (err error) {
+			if all := m.n.partnerships(); len(all) > 1 && !partnerOf(all, a.From).alive() { // lost before it was this VM's peer, so nobody would end the standby
+				return fmt.Errorf("no heartbeat of %s, which asks for a standby", a.From)
+			}
 			if a.reply.Endpoint, err = m.n.endpoint(a.Spec, a.From, a.MPTCP); err != nil {
 				return err
 			}
@@ -423,6 +426,9 @@ func (n *Node) report(ctx context.Context, r Report, kind EventKind, text string
 	}
 	if m.unseen() {
 		return fmt.Errorf("%s: %w: a QEMU of it may run on %s, which can't ask it", m.name, ErrPeerUnreachable, n.cfg.Name)
+	}
+	if p := m.with(); len(n.partnerships()) > 1 && (p == nil || p.info.Name != r.From) {
+		return fmt.Errorf("%s on %s: %w: %s has no part in it any more", r.VM, n.cfg.Name, ErrNothingToGoOn, r.From)
 	}
 	off := m.final() && m.State() != SwitchingOver // there the peer is meant to go on
 	if silent := m.ends(); silent != nil && !off { // whatever has happened to the other copy changes nothing for this one any more

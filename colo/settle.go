@@ -70,14 +70,7 @@ func (m *machine) settled(ctx context.Context) bool {
 
 // runsThere says whether a peer says that it runs the VM: of several any, as the arbiter may have let another one go on than the last.
 func (m *machine) runsThere(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.HeartbeatTimeout)
-	defer cancel()
-	for _, p := range m.n.partnerships() {
-		if there, err := p.peer.Inquire(ctx, m.name); err == nil && there.Running && there.State != Standby {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.inquireAll(ctx, m.n.partnerships()), func(e elsewhere) bool { return e.runs() })
 }
 
 // insist makes a person's word count that the arbiter has not heard: the other copy was dead, and had not gone on alone. What it was allowed before is

@@ -67,6 +67,9 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			if runs && !old.SameMachine(a.spec) {
 				return fmt.Errorf("%s: changing anything but its protection, priority and nodes is %w: stop it first", m.name, ErrNotWhileRunning)
 			}
+			if err := m.n.candidate(a.spec); err != nil {
+				return err
+			}
 			return m.n.macsFree(a.spec)
 		}},
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {

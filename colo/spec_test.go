@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
 )
@@ -78,6 +79,11 @@ func TestParseSpecErrors(t *testing.T) {
 		{"empty", "", `expected one YAML document`},
 		{"two documents", goodSpec + "---\n" + goodSpec, `expected one YAML document, found 2`},
 		{"syntax", "name: [web\n", `web.yaml:`},
+		{"one candidate", change("vcpus: 2", "nodes: [n1]"), `nodes: [n1]: expected two or more`},
+		{"a candidate twice", change("vcpus: 2", "nodes: [n1, n2, n1]"), `web.yaml:3:17: nodes[2]: "n1" is named twice`},
+		{"a candidate's name", change("vcpus: 2", "nodes: [n1, N2]"), `web.yaml:3:13: nodes[1]: "N2" is not the name of a node`},
+		{"preferred is no candidate", change("vcpus: 2", "preferred: n3\nnodes: [n1, n2]"), `web.yaml:3:12: preferred: "n3" is none of its nodes [n1 n2]`},
+		{"nobody takes its place", change("checkpoint-delay: 250ms", "replace-after: 1m"), `web.yaml:17:18: protection.replace-after: 1m0s: expected 1s or more, with three nodes or more`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := ParseSpec([]byte(c.text), "web.yaml")
@@ -171,4 +177,21 @@ func FuzzParseSpec(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestCandidates: the time after which a lost node is replaced has a default where there is somebody to take its place.
+func TestCandidates(t *testing.T) {
+	for text, want := range map[string]Duration{
+		"nodes: [n1, n2]\n":     0,
+		"nodes: [n1, n2, n3]\n": Duration(defaultReplaceAfter),
+		"nodes: [n1, n2, n3]\nprotection: {replace-after: 90s}\n": Duration(90 * time.Second),
+	} {
+		s, err := ParseSpec([]byte("name: web\nmemory: 64MiB\ndisks:\n- {name: vda, file: a.raw, size: 1GiB}\n"+text), "web.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Protection.ReplaceAfter; got != want {
+			t.Errorf("%s: %s, want %s", text, time.Duration(got), time.Duration(want))
+		}
+	}
 }

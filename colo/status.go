@@ -143,7 +143,7 @@ func (m *machine) verdict(ctx context.Context, s Status) Verdict {
 	held, err := m.n.cfg.Arbiter.Get(ctx, rec.ID)
 	var other error
 	if err == nil {
-		other = m.arbiterThere(ctx, held)
+		other = m.arbiterThere(ctx, m.with(), held)
 	}
 	if lack := <-peer; lack != "" {
 		return not("%s", lack)

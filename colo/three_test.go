@@ -49,8 +49,10 @@ func (f *three) lose(name string) {
 	f.t.Helper()
 	must(f.t, f.nodes[name].Close())
 	must(f.t, f.stores[name].Close())
-	if c := f.launchers[name].Copy("web"); c != nil {
-		c.Crash()
+	for _, vm := range []string{"web", "pair"} {
+		if c := f.launchers[name].Copy(vm); c != nil {
+			c.Crash()
+		}
 	}
 }
 

@@ -14,6 +14,8 @@ func (n *Node) linksUp() {
 	if !ok || l.Multipath() != nil || len(n.cfg.Links) < 2 {
 		return
 	}
+	n.linking.Lock() // what is told last must be what was seen last
+	defer n.linking.Unlock()
 	var up []netip.Addr
 	peers := n.partnerships()
 	for _, link := range n.cfg.Links {

@@ -77,8 +77,11 @@ func (s *Server) getNode(w http.ResponseWriter, r *request) error {
 	if all := n.PeerStatuses(); len(all) > 1 {
 		out.Peers = all
 	}
-	if a := s.apart.Load(); a != nil && a.err != nil {
-		out.PeerApart = a.err.Error()
+	for _, a := range s.apart.list() {
+		if out.PeerApart != "" {
+			out.PeerApart += "; "
+		}
+		out.PeerApart += a.err.Error()
 	}
 	reply(w, http.StatusOK, out)
 	return nil
@@ -124,7 +127,7 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 			add("link "+l.Name, l.Up, "%s", text)
 		}
 	}
-	if a := s.apart.Load(); a != nil && a.err != nil {
+	for _, a := range s.apart.list() {
 		add("version of "+a.node, false, "%v", a.err)
 	}
 	if s.opts.Health != nil {

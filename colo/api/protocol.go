@@ -3,7 +3,10 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/coloctl/coloctl/colo"
 )
@@ -41,10 +44,37 @@ func spoken(h http.Header) (speaks, error) {
 	return s, fmt.Errorf("%w: it says it speaks %q", colo.ErrPeerProtocol, text)
 }
 
-// peerApart is how the last call of a peer was understood.
+// peerApart is a peer whose last call was not understood, and why.
 type peerApart struct {
 	node string
 	err  error
+}
+
+// apart is those of all peers. Its methods may be called concurrently.
+type apart struct {
+	mu  sync.Mutex
+	all []peerApart // by the name of the node
+}
+
+// note is how the last call of a peer was understood.
+func (a *apart) note(node string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, known := slices.BinarySearchFunc(a.all, node, func(p peerApart, node string) int { return strings.Compare(p.node, node) })
+	switch {
+	case known && err == nil:
+		a.all = slices.Delete(a.all, at, at+1)
+	case known:
+		a.all[at].err = err
+	case err != nil:
+		a.all = slices.Insert(a.all, at, peerApart{node, err})
+	}
+}
+
+func (a *apart) list() []peerApart {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.all)
 }
 
 // understands says why two nodes don't get along: who is to be upgraded.

@@ -153,7 +153,7 @@ func (s *Server) serveRoute(rt *route, w http.ResponseWriter, r *request) (err e
 	if rt.least == pki.Node {
 		w.Header().Set(protocolHeader, s.speaks.String())
 		err := s.speaks.understands(r.Header)
-		s.apart.Store(&peerApart{r.caller.Name, err})
+		s.apart.note(r.caller.Name, err)
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -49,8 +48,8 @@ type Server struct {
 	opts    ServerOptions
 	log     *slog.Logger
 	speaks  speaks
-	apart   atomic.Pointer[peerApart] // nil until a peer has called
-	run     string                    // names this run of the daemon
+	apart   apart
+	run     string // names this run of the daemon
 	begun   time.Time
 	mux     *http.ServeMux
 	feed    *feed

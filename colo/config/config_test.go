@@ -258,3 +258,23 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestSeveralPeers: more than two nodes need an arbiter that is none of them. Not every peer has an end of every link.
+func TestSeveralPeers(t *testing.T) {
+	third := "  - name: n3\n    api: [10.0.0.3:7789]\n    links: [{name: link0, address: 192.168.9.3}]\n"
+	at := strings.Index(good, "peers:\n") + len("peers:\n")
+	text := good[:at] + third + good[at:]
+	c, err := Parse([]byte(text), "f")
+	if err != nil || len(c.Peers) != 2 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for name, x := range map[string]struct{ old, new, want string }{
+		"proof can't decide between three": {text[strings.Index(text, "arbiter:"):strings.Index(text, "api: {listen")], "", "peers[1]: more than two nodes need an arbiter"},
+		"twice":                            {"name: n3", "name: n2", "peers[1].name: n2 is named twice"},
+		"an address of another's":          {"192.168.9.3", "10.0.0.1", "10.0.0.1"},
+	} {
+		if _, err := Parse([]byte(strings.Replace(text, x.old, x.new, 1)), "f"); err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

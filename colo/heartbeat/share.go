@@ -31,6 +31,7 @@ type shared struct {
 	of    *sharing
 	local netip.AddrPort
 	ears  map[*ear]struct{} // guarded by of.mu
+	done  chan struct{}     // closed when its goroutine has ended
 }
 
 // earSize is how many datagrams one who listens may be behind. Those that come then are lost, as any may be.
@@ -58,7 +59,7 @@ func (s *sharing) listen(ctx context.Context, local netip.AddrPort) (net.PacketC
 		if err != nil {
 			return nil, err
 		}
-		sock = &shared{PacketConn: conn, of: s, local: local, ears: map[*ear]struct{}{}}
+		sock = &shared{PacketConn: conn, of: s, local: local, ears: map[*ear]struct{}{}, done: make(chan struct{})}
 		s.sockets[local] = sock
 		go sock.read()
 	}
@@ -68,6 +69,7 @@ func (s *sharing) listen(ctx context.Context, local netip.AddrPort) (net.PacketC
 }
 
 func (s *shared) read() {
+	defer close(s.done)
 	b := make([]byte, maxDatagram+1)
 	for {
 		n, from, err := s.PacketConn.ReadFrom(b)
@@ -116,8 +118,12 @@ func (e *ear) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (e *ear) Close() error {
 	e.of.mu.Lock()
-	defer e.of.mu.Unlock()
 	e.drop(e, net.ErrClosed)
+	last := len(e.ears) == 0
+	e.of.mu.Unlock()
+	if last {
+		<-e.done
+	}
 	return nil
 }
 

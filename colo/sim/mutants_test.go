@@ -316,7 +316,7 @@ var guards = []guard{
 		[]change{
 			{
 				"plan_survive.go",
-				"	if k := m.marked(); err != nil || c == nil || k.proof || k.forced {", "	if k := m.marked(); OFF || err != nil || c == nil || k.proof || k.forced {",
+				"	if k := m.marked(); p == nil && !several || c == nil || k.proof || k.forced {", "	if k := m.marked(); OFF || p == nil && !several || c == nil || k.proof || k.forced {",
 			},
 		},
 		[]Kind{StopDaemon, KillDaemon, CutAll, CutLink, StopQEMU}, false,

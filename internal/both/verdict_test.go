@@ -51,6 +51,9 @@ func TestJudge(t *testing.T) {
 		{"the primary has just died", []Half{at("a", colo.Outdated), at("b", colo.Secondary)}, "a is outdated"},
 		{"the primary has never heard of it", []Half{mute("a", fmt.Errorf("x: %w", colo.ErrNoVM)), at("b", colo.Secondary)}, "a, which should run it, does not know it"},
 		{"the secondary alone says no", []Half{mute("a", errSilent), but(at("b", colo.Secondary), bad("the peer's node is silent"))}, "the peer's node is silent"},
+		{"a third has what it had before it was replaced", []Half{at("a", colo.Protected), at("b", colo.Secondary), at("c", colo.Outdated)}, ""},
+		{"the third alone answers", []Half{at("a", colo.Protected), mute("b", errSilent), at("c", colo.Outdated)}, ""},
+		{"the third runs it", []Half{at("a", colo.Protected), at("b", colo.Secondary), at("c", colo.Solo)}, "a and c both run it"},
 		{"two primaries", []Half{at("a", colo.Protected), at("b", colo.Solo)}, "a and b both run it"},
 		{"alone, peer gone", []Half{but(at("a", colo.Solo), func(s *colo.Status) { s.PeerAlive = false }), mute("b", errSilent)}, "solo on a: no heartbeat of b"},
 		{"syncing", []Half{but(at("a", colo.Syncing), func(s *colo.Status) {

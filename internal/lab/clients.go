@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -37,8 +38,9 @@ type Clients struct {
 var errNoLastAnswer = fmt.Errorf("nothing for %v", survivalGrace)
 
 // newClients are those that every scenario has: they ask and write, when they are run.
-func newClients(ctx context.Context, dial DialFunc, http, echo, prefix string) *Clients {
-	c := &Clients{dial: dial, echo: echo, HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix)}
+func newClients(ctx context.Context, dial DialFunc, guest netip.Addr, prefix string) *Clients {
+	http := addrOf(guest, service.PortHTTP)
+	c := &Clients{dial: dial, echo: addrOf(guest, service.PortEcho), HTTP: NewHTTPProbe(dial, http), Writes: NewCounterProbe(dial, http, prefix)}
 	c.ctx, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	c.final, c.giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
 	return c
@@ -46,7 +48,7 @@ func newClients(ctx context.Context, dial DialFunc, http, echo, prefix string) *
 
 // StartClients begins to use the guest. The caller must Stop them.
 func StartClients(ctx context.Context, dial DialFunc, prefix string) (*Clients, error) {
-	c := newClients(ctx, dial, guestAddr(service.PortHTTP), guestAddr(service.PortEcho), prefix)
+	c := newClients(ctx, dial, GuestAddr, prefix)
 	c.Stream = NewStreamProbe(dial, guestAddr(service.PortHTTP), streamRate)
 	var err error
 	if c.UDP, err = NewUDPProbe(ctx, dial, c.echo); err != nil {
@@ -63,7 +65,7 @@ func StartClients(ctx context.Context, dial DialFunc, prefix string) (*Clients, 
 
 // StartLightClients is StartClients for one of many guests: requests, writes and lines come that far apart, and there is no download and no UDP.
 func StartLightClients(ctx context.Context, dial DialFunc, g *Guest, prefix string, apart time.Duration) (_ *Clients, err error) {
-	c := newClients(ctx, dial, g.addr(service.PortHTTP), g.addr(service.PortEcho), prefix)
+	c := newClients(ctx, dial, g.Addr, prefix)
 	if c.TCP, err = NewEchoProbe(ctx, dial, "tcp of "+g.Name, c.echo, false); err != nil {
 		return nil, err
 	}

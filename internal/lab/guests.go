@@ -87,7 +87,7 @@ func (l *Lab) StartGuest(ctx context.Context, g *Guest, node string) error {
 
 // AwaitGuestOf waits until a VM's services answer.
 func (l *Lab) AwaitGuestOf(ctx context.Context, g *Guest) error {
-	return l.awaitHTTP(ctx, g.addr(service.PortHTTP))
+	return l.awaitHTTP(ctx, g.addr(service.PortHTTP), guestStatus)
 }
 
 // guestStatus is how long a daemon may take to answer where many VMs keep the machine busy.

@@ -148,11 +148,16 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	return l.awaitPair(ctx)
 }
 
-// awaitPair returns when both daemons hear each other.
+// awaitPair returns when all daemons hear each other.
 func (l *Lab) awaitPair(ctx context.Context) error {
 	for _, name := range l.Topology.Names {
 		err := poll(ctx, func() (bool, error) {
 			s, err := l.nodes[name].Client.Node(ctx)
+			for _, p := range s.Peers { // of more than one
+				if p.State != heartbeat.Alive {
+					return false, nil
+				}
+			}
 			return err == nil && s.Peer != nil && s.Peer.State == heartbeat.Alive, err
 		})
 		if err != nil {
@@ -239,11 +244,11 @@ func await(ctx context.Context, n *Node, op api.Operation, err error) error {
 
 // awaitGuest polls: a guest that boots can't tell anybody.
 func (l *Lab) awaitGuest(ctx context.Context) error {
-	return l.awaitHTTP(ctx, guestAddr(service.PortHTTP))
+	return l.awaitHTTP(ctx, guestAddr(service.PortHTTP), time.Second)
 }
 
-func (l *Lab) awaitHTTP(ctx context.Context, addr string) error {
-	client := newHTTPClient(l.Dial, 10*time.Second)
+func (l *Lab) awaitHTTP(ctx context.Context, addr string, patience time.Duration) error {
+	client := newHTTPClient(l.Dial, patience)
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

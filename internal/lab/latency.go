@@ -93,7 +93,7 @@ func distanceWays() []*Way {
 
 // quietClients use the guest only when they are asked to: nothing else may be in the figures.
 var quietClients = Step{Name: clients.Name, Do: func(ctx context.Context, r *Run) error {
-	c := newClients(ctx, r.Lab.Dial, guestAddr(service.PortHTTP), guestAddr(service.PortEcho), r.writer())
+	c := newClients(ctx, r.Lab.Dial, GuestAddr, r.writer())
 	r.Clients = c
 	id, err := fetchID(ctx, c.HTTP.client, c.HTTP.url)
 	c.HTTP.bootIDs[id.BootID] = true

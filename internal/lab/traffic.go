@@ -58,7 +58,7 @@ const errorsKept = 50
 
 // beginTraffic is the clients of a campaign.
 var beginTraffic = Step{Name: "start the mixed traffic", Do: func(ctx context.Context, r *Run) error {
-	c := newClients(ctx, r.Lab.Dial, guestAddr(service.PortHTTP), guestAddr(service.PortEcho), r.writer())
+	c := newClients(ctx, r.Lab.Dial, GuestAddr, r.writer())
 	c.wg.Go(func() { c.Writes.Run(c.ctx) })
 	r.Clients = c
 	t := &traffic{dial: r.Lab.Dial, result: &Campaign{Comparer: r.Lab.opts.Comparer, By: map[string]*Talked{}}}

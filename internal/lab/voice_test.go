@@ -57,3 +57,28 @@ func TestGrantsAreRecordedOnce(t *testing.T) {
 		t.Errorf("got %v", list)
 	}
 }
+
+// TestOutputsFromMany: of three nodes one may speak at a time, and one that was replaced may not at all.
+func TestOutputsFromMany(t *testing.T) {
+	at := func(ms ...int64) (out []int64) {
+		for _, m := range ms {
+			out = append(out, m*int64(time.Millisecond))
+		}
+		return out
+	}
+	grants := []Grant{{0, 2, []string{"n1", "n2"}}, {at(100)[0], 3, []string{"n1"}}, {at(200)[0], 4, []string{"n1", "n3"}}, {at(300)[0], 5, []string{"n3"}}}
+	for name, c := range map[string]struct {
+		frames map[string][]int64
+		want   int
+	}{
+		"one after the other":            {map[string][]int64{"n1": at(10, 50, 150, 250), "n2": nil, "n3": at(350, 400)}, 0},
+		"the replaced one speaks":        {map[string][]int64{"n1": at(10, 250), "n2": at(260), "n3": nil}, 1},
+		"the first one after the third":  {map[string][]int64{"n1": at(10, 390), "n2": nil, "n3": at(350, 400)}, 1},
+		"the third between two of n1's":  {map[string][]int64{"n1": at(210, 220), "n2": nil, "n3": at(215)}, 1},
+		"the third before it is counted": {map[string][]int64{"n1": at(10), "n2": nil, "n3": at(150)}, 1},
+	} {
+		if n := OutputsFromMany(c.frames, grants); n != c.want {
+			t.Errorf("%s: %d, want %d", name, n, c.want)
+		}
+	}
+}
