@@ -23,7 +23,7 @@ func TestShare(t *testing.T) {
 		return new(net.ListenConfig).ListenPacket(ctx, "udp", local.String())
 	}
 	start := func(ctx context.Context, node, peer string, from, to byte, open func(context.Context, netip.AddrPort) (net.PacketConn, error)) (*heartbeat.Monitor, chan error) {
-		m, err := heartbeat.New(heartbeat.Config{Node: node, Peer: peer, Key: make([]byte, 32), Interval: 20 * time.Millisecond, Timeout: 2 * time.Second, ListenPacket: open,
+		m, err := heartbeat.New(heartbeat.Config{Node: node, Peer: peer, Key: make([]byte, 32), Interval: 200 * time.Millisecond, Timeout: 2 * time.Second, ListenPacket: open,
 			Paths: []heartbeat.Path{{Name: "link0", Local: at(from), Remote: at(to)}}})
 		if err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 func TestSiteIsWhatTheDaemonsRead(t *testing.T) {
 	for _, kind := range []string{config.ArbiterWitness, config.ArbiterEtcd} {
 		dir := t.TempDir()
-		top := &Topology{Links: []*Link{{Name: "link0"}, {Name: "link1"}}}
+		top := &Topology{Names: NodeNames, Links: []*Link{{Name: "link0"}, {Name: "link1"}}}
 		for i, l := range top.Links {
 			l.Addrs = map[string]netip.Prefix{"n1": linkAddr(i, 0), "n2": linkAddr(i, 1)}
 		}
