@@ -72,7 +72,7 @@ func (s *shared) read() {
 	defer close(s.done)
 	b := make([]byte, maxDatagram+1)
 	for {
-		n, from, err := s.PacketConn.ReadFrom(b)
+		n, from, err := s.ReadFrom(b)
 		s.of.mu.Lock()
 		if err != nil {
 			for e := range s.ears {
@@ -100,7 +100,7 @@ func (s *shared) drop(e *ear, why error) {
 	close(e.closed)
 	delete(s.ears, e)
 	if len(s.ears) == 0 {
-		_ = s.PacketConn.Close()
+		_ = s.Close()
 		if s.of.sockets[s.local] == s {
 			delete(s.of.sockets, s.local)
 		}
