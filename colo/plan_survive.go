@@ -217,7 +217,10 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	_, err := m.advance(ctx, []string{me})
-	if err == nil || errors.Is(err, errLost) {
+	switch {
+	case errors.Is(err, errLost) && k.secondary && m.handsOver(ctx):
+		return fmt.Errorf("%w: the other copy may go on, and its node is about to hand over, as its half of a disk is gone", errUndecided)
+	case err == nil || errors.Is(err, errLost):
 		return err
 	}
 	if rec, _ := m.info(); k.proof && errors.Is(err, arbiter.ErrUnreachable) && slices.Contains(rec.Members, me) {
@@ -239,6 +242,12 @@ func (m *machine) goesOnThere(ctx context.Context) bool {
 		return true
 	}
 	return false
+}
+
+// handsOver says whether the peer, which alone may go on, has nothing to go on with and will say so to the arbiter: see cede.
+func (m *machine) handsOver(ctx context.Context) bool {
+	there, err := m.inquire(ctx)
+	return err == nil && there.Lacks && there.Want != WantStopped && (there.State == Outdated || there.State == Failed)
 }
 
 // noteCut notes whether the copy is silent for as long as it is not decided who goes on.
