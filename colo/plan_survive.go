@@ -217,10 +217,10 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	_, err := m.advance(ctx, []string{me})
-	switch {
-	case errors.Is(err, errLost) && k.secondary && m.handsOver(ctx):
+	if errors.Is(err, errLost) && k.secondary && m.handsOver(ctx) {
 		return fmt.Errorf("%w: the other copy may go on, and its node is about to hand over, as its half of a disk is gone", errUndecided)
-	case err == nil || errors.Is(err, errLost):
+	}
+	if err == nil || errors.Is(err, errLost) {
 		return err
 	}
 	if rec, _ := m.info(); k.proof && errors.Is(err, arbiter.ErrUnreachable) && slices.Contains(rec.Members, me) {
