@@ -72,6 +72,7 @@ func (n *Node) servePrepare(ctx context.Context, r PrepareRequest) (PrepareReply
 	if err := n.compare(NodeInfo{QEMU: r.QEMU, Accel: r.Accel, Starter: r.Starter, Plain: r.Plain}); err != nil {
 		return PrepareReply{}, err
 	}
+	r.Spec = r.Spec.clone() // a peer in the same process goes on reading its own
 	m, err := n.remember(r)
 	if err != nil {
 		return PrepareReply{}, err

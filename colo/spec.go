@@ -173,6 +173,13 @@ func (s *Spec) setDefaults() {
 	setDefault(&p.ExpiredScanCycle, Duration(f.scan))
 }
 
+// clone is a copy that can be changed.
+func (s *Spec) clone() *Spec {
+	out := *s
+	out.Disks, out.NICs = slices.Clone(s.Disks), slices.Clone(s.NICs)
+	return &out
+}
+
 func setDefault[T comparable](v *T, def T) {
 	var zero T
 	if *v == zero {
