@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,7 +125,9 @@ func TestPrimaryDiskFailsAndPeerIsLost(t *testing.T) {
 	}
 	s.killQEMU("n2")
 	s.await("n1", "its end", func(st colo.Status) bool { return st.State == colo.Outdated && st.PID == 0 && st.Plan == nil })
-	s.await("n2", "its end", func(st colo.Status) bool { return st.PID == 0 && st.Plan == nil })
+	s.await("n2", "its end, and n1's word that it alone counts", func(st colo.Status) bool {
+		return st.PID == 0 && st.Plan == nil && slices.Equal(st.Members, []string{"n2"})
+	})
 	if err := n1.Start(ctx, "web"); !errors.Is(err, colo.ErrNotCurrent) {
 		t.Errorf("n1 started from a disk that lacks writes: %v", err)
 	}
