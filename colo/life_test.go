@@ -19,7 +19,7 @@ func must(t *testing.T, err error) {
 // TestLife takes a VM through a whole life: start, protect, loss of the secondary, bitmap resync, loss of the primary, roles exchanged on
 // request and back. The guest must not notice: same boot, no write lost.
 func TestLife(t *testing.T) {
-	p := pairtest.New(t, pairtest.Options{})
+	p := pairtest.New(t, pairtest.Options{Spec: func(s *colo.Spec) { s.VCPUs = 2 }})
 	ctx := t.Context()
 	n1, n2 := p.Nodes["n1"], p.Nodes["n2"]
 	must(t, n1.Start(ctx, pairtest.VM))

@@ -102,7 +102,7 @@ func labProvision(cc *cli.Context) error {
 
 // labUp runs twice: as typed, and as the worker inside the lab that it has started.
 func labUp(cc *cli.Context) error {
-	if err := positive("--links", cc.Int("links")); err != nil {
+	if err := errors.Join(positive("--links", cc.Int("links")), positive("--vcpus", cc.Int("vcpus"))); err != nil {
 		return err
 	}
 	if lab.Inside() {
@@ -157,6 +157,7 @@ func prepare(ctx context.Context, cc *cli.Context, s *lab.Scenario) ([]string, e
 func labFlags(more ...cli.Flag) []cli.Flag {
 	return append(more,
 		&cli.IntFlag{Name: "links", Value: 1, Usage: "replication links between the nodes"},
+		&cli.IntFlag{Name: "vcpus", Value: 1, Usage: "processors of the guest"},
 		&cli.StringFlag{Name: "arbiter", Value: config.ArbiterWitness, Usage: "`KIND` of arbiter: witness, or etcd, which must be installed"},
 		&cli.StringFlag{Name: "launcher", Value: config.LauncherColod, Usage: "`WHO` starts QEMU: colod, or libvirt, whose daemon must be installed"},
 		&cli.StringFlag{Name: "comparer", Value: colo.ComparerStream, Usage: "`WHO` compares what the copies say: stream, or builtin, which is QEMU's"},
@@ -164,7 +165,7 @@ func labFlags(more ...cli.Flag) []cli.Flag {
 }
 
 func labOptions(cc *cli.Context, assets *lab.Assets, dir string) lab.Options {
-	return lab.Options{Assets: assets, Arbiter: cc.String("arbiter"), Launcher: cc.String("launcher"), Comparer: cc.String("comparer"), Links: cc.Int("links"), HoldDown: cc.Duration("hold-down"), Dir: dir}
+	return lab.Options{Assets: assets, Arbiter: cc.String("arbiter"), Launcher: cc.String("launcher"), Comparer: cc.String("comparer"), Links: cc.Int("links"), VCPUs: cc.Int("vcpus"), HoldDown: cc.Duration("hold-down"), Dir: dir}
 }
 
 // keepLab is the worker of a lab that stays up. It answers on its socket from the beginning: who asks or wants it down needn't wait until it is.

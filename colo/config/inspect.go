@@ -61,6 +61,8 @@ func (c *Config) Inspect() []Finding {
 			_ = f.Close()
 		}
 		out.add("kvm", err, "/dev/kvm", "switch virtualisation on in the firmware and load kvm, or set qemu.accel to tcg")
+	} else {
+		out.add("accelerator", nil, "tcg: slow, and for trials only: a standby may run code that the guest has replaced", "")
 	}
 	if s, ok := c.libvirt(); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

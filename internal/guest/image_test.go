@@ -20,7 +20,7 @@ import (
 
 func TestCommandLine(t *testing.T) {
 	got := CommandLine(Network{Addresses: []string{"10.77.0.10/24", "", "10.78.0.10/24"}, Gateway: "10.77.0.1"})
-	const want = "console=ttyS0 quiet panic=-1 i8042.noaux i8042.nokbd net.ifnames=0 colo.ip=10.77.0.10/24 colo.ip2=10.78.0.10/24 colo.gw=10.77.0.1"
+	const want = "console=ttyS0 quiet panic=-1 i8042.noaux i8042.nokbd tsc=reliable net.ifnames=0 colo.ip=10.77.0.10/24 colo.ip2=10.78.0.10/24 colo.gw=10.77.0.1"
 	if got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

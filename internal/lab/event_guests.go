@@ -35,7 +35,7 @@ type guestRun struct {
 	failover *float64
 }
 
-// each does something for every VM at once.
+// eachGuest does something for every VM at once.
 func (r *Run) eachGuest(do func(g *guestRun) error) error {
 	errs := make([]error, len(r.guests))
 	var wg sync.WaitGroup
@@ -74,18 +74,23 @@ var bootMany = Step{Name: "start the VMs", Limit: manyLimit, Do: func(ctx contex
 	}
 	r.Tell.Say("all services answer, after %.1f s", time.Since(begun).Seconds())
 	for _, g := range all {
-		c, err := StartLightClients(ctx, r.Lab.Dial, g, fmt.Sprintf("%s-%d", g.Name, r.Result.Seed), manyApart)
-		if err != nil {
-			return err
-		}
-		r.guests = append(r.guests, &guestRun{Guest: g, clients: c})
-		if err := c.OpenIdle(ctx, 1); err != nil {
+		if err := r.addClients(ctx, g, manyApart, 1); err != nil {
 			return err
 		}
 	}
 	r.Result.VMs = ptr(len(all))
 	return nil
 }}
+
+// addClients starts the clients of a VM that answers: one of each kind, and some connections that are idle.
+func (r *Run) addClients(ctx context.Context, g *Guest, apart time.Duration, idle int) error {
+	c, err := StartLightClients(ctx, r.Lab.Dial, g, fmt.Sprintf("%s-%d", g.Name, r.Result.Seed), apart)
+	if err != nil {
+		return err
+	}
+	r.guests = append(r.guests, &guestRun{Guest: g, clients: c})
+	return c.OpenIdle(ctx, idle)
+}
 
 // manyProtected waits until both nodes agree that all VMs are protected, by themselves.
 func (r *Run) manyProtected(ctx context.Context) error {
@@ -96,57 +101,44 @@ func (r *Run) manyProtected(ctx context.Context) error {
 			if proven[g.Name] { // on a busy machine one of many is always late with a checkpoint; a loss would be seen later
 				continue
 			}
-			name, why := r.protectedOn(ctx, g.Name)
-			if proven[g.Name] = name != ""; name == "" {
-				not = append(not, g.Name+": "+why)
+			c := r.copiesOf(ctx, g.Name)
+			if proven[g.Name] = c.both() && c.proven; !proven[g.Name] {
+				not = append(not, g.Name+":"+c.said)
 			}
 		}
 		return len(not) == 0, fmt.Errorf("not protected: %s", strings.Join(not, "; "))
 	})
 }
 
-// protectedOn returns the primary's node if a VM is protected, or why it is not.
-func (r *Run) protectedOn(ctx context.Context, vm string) (node, why string) {
-	second := false
-	for _, n := range r.Lab.Topology.Names {
-		s, err := r.Lab.Node(n).StatusOf(ctx, vm)
-		switch {
-		case err != nil:
-			why += fmt.Sprintf(" %s: %v", n, err)
-			continue
-		case s.State == colo.Protected && s.Verdict.Protected:
-			node = n
-		case s.State == colo.Secondary:
-			second = true
-		}
-		why += fmt.Sprintf(" %s: %s %s%s%s", n, s.State, s.Outlook, s.LastError, s.GivenUp)
-	}
-	if !second {
-		node = ""
-	}
-	return node, why
+// copies is where a VM runs, as the nodes say.
+type copies struct {
+	primary, secondary string // nodes; without one: empty
+	pid                int    // of the primary's QEMU
+	proven             bool   // the primary's node says that a loss would do no harm now
+	said               string // by each node
 }
 
-// inColo returns the node of a VM's primary whose secondary runs on another one.
-func (r *Run) inColo(ctx context.Context, vm string) (string, error) {
-	node, second, found := "", false, ""
+func (r *Run) copiesOf(ctx context.Context, vm string) copies {
+	var c copies
 	for _, n := range r.Lab.Topology.Names {
 		s, err := r.Lab.Node(n).StatusOf(ctx, vm)
 		if err != nil { // it doesn't know the VM, or is off
-			found += fmt.Sprintf(" %s: %v", n, err)
+			c.said += fmt.Sprintf(" %s: %v", n, err)
 			continue
 		}
-		if s.State == colo.Protected {
-			node = n
+		switch s.State {
+		case colo.Protected:
+			c.primary, c.pid, c.proven = n, s.PID, s.Verdict.Protected
+		case colo.Secondary:
+			c.secondary = n
 		}
-		second = second || s.State == colo.Secondary
-		found += fmt.Sprintf(" %s: %s", n, s.State)
+		c.said += fmt.Sprintf(" %s: %s %s%s%s", n, s.State, s.Outlook, s.LastError, s.GivenUp)
 	}
-	if node == "" || !second {
-		return "", fmt.Errorf("%s is not protected any more:%s", vm, found)
-	}
-	return node, nil
+	return c
 }
+
+// both tells whether the VM has a primary and a secondary.
+func (c copies) both() bool { return c.primary != "" && c.secondary != "" }
 
 var protectMany = Step{Name: "be protected, all of them", Limit: manyLimit, Do: func(ctx context.Context, r *Run) error {
 	begun := time.Now()
@@ -183,11 +175,11 @@ var loseManyHost = Step{Name: "a host of all VMs loses power", Limit: manyLimit,
 // loseHost is the loss of a node that has a copy of every VM. It returns when all have gone on and serve their clients.
 func (r *Run) loseHost(ctx context.Context, host string) error {
 	for _, g := range r.guests {
-		name, err := r.inColo(ctx, g.Name)
-		if err != nil {
-			return err
+		c := r.copiesOf(ctx, g.Name)
+		if !c.both() {
+			return fmt.Errorf("%s is not protected any more:%s", g.Name, c.said)
 		}
-		g.before = name
+		g.before = c.primary
 	}
 	r.lost = host
 	r.Tell.Say("%s: the host loses power", r.lost)
@@ -273,7 +265,8 @@ func deref(n *int64) int64 {
 	return *n
 }
 
-var settleMany = Step{Name: "watch normal operation", Do: func(ctx context.Context, _ *Run) error { return pause(ctx, settleAfter) }}
+// settleMany is settle without a look at the first VM, which such runs don't have.
+var settleMany = Step{Name: settle.Name, Do: func(ctx context.Context, _ *Run) error { return pause(ctx, settleAfter) }}
 
 // finishMany ends the clients, and compares what was acknowledged with what the guests have.
 var finishMany = Step{Name: "compare writes", Limit: manyLimit, Do: func(ctx context.Context, r *Run) error {
@@ -297,30 +290,12 @@ var finishMany = Step{Name: "compare writes", Limit: manyLimit, Do: func(ctx con
 
 // halvesMany compares both halves of every VM's disk, with the daemons dead and the primary stopped.
 var halvesMany = Step{Name: "compare the halves", Limit: manyLimit, Do: func(ctx context.Context, r *Run) error {
-	type place struct {
-		g     *guestRun
-		pid   int
-		nodes []string
-	}
-	var places []place
-	for _, g := range r.guests {
-		p := place{g: g}
-		for _, n := range r.Lab.Topology.Names {
-			s, err := r.Lab.Node(n).StatusOf(ctx, g.Name)
-			if err != nil {
-				continue
-			}
-			switch s.State {
-			case colo.Protected:
-				p.pid, p.nodes = s.PID, append(p.nodes, n)
-			case colo.Secondary:
-				p.nodes = append(p.nodes, n)
-			}
+	places := make([]copies, len(r.guests))
+	for i, g := range r.guests {
+		places[i] = r.copiesOf(ctx, g.Name)
+		if !places[i].both() {
+			return fmt.Errorf("%s is not protected:%s", g.Name, places[i].said)
 		}
-		if p.pid == 0 || len(p.nodes) != 2 {
-			return fmt.Errorf("%s is not protected", g.Name)
-		}
-		places = append(places, p)
 	}
 	for _, n := range r.Lab.Topology.Names {
 		if err := r.Lab.Node(n).KillDaemon(); err != nil {
@@ -328,17 +303,8 @@ var halvesMany = Step{Name: "compare the halves", Limit: manyLimit, Do: func(ctx
 		}
 	}
 	var sum int64
-	for _, p := range places {
-		var differ int64
-		var err error
-		for range halvesLooks {
-			if differ, err = r.Lab.lookAt(p.pid, p.g.Spec, p.nodes[0], p.nodes[1]); err != nil || differ == 0 {
-				break
-			}
-			if err := pause(ctx, 250*time.Millisecond); err != nil {
-				return err
-			}
-		}
+	for i, p := range places {
+		differ, err := r.Lab.compareHalves(ctx, p.pid, r.guests[i].Spec, p.primary, p.secondary)
 		if err != nil {
 			return err
 		}

@@ -32,12 +32,7 @@ var bootThree = Step{Name: "start the VM", Limit: manyLimit, Do: func(ctx contex
 	if err := r.Lab.AwaitGuestOf(ctx, g); err != nil {
 		return err
 	}
-	c, err := StartLightClients(ctx, r.Lab.Dial, g, fmt.Sprintf("%s-%d", g.Name, r.Result.Seed), threeApart)
-	if err != nil {
-		return err
-	}
-	r.guests = append(r.guests, &guestRun{Guest: g, clients: c})
-	if err := c.OpenIdle(ctx, 2); err != nil {
+	if err := r.addClients(ctx, g, threeApart, 2); err != nil {
 		return err
 	}
 	begun := time.Now()
@@ -47,7 +42,7 @@ var bootThree = Step{Name: "start the VM", Limit: manyLimit, Do: func(ctx contex
 		return err
 	}
 	r.Result.ProtectMS = ms(time.Since(begun))
-	return c.OpenIdle(ctx, 2)
+	return r.guests[0].clients.OpenIdle(ctx, 2)
 }}
 
 // protectedBy waits until two given nodes have the VM.
@@ -56,12 +51,8 @@ func protectedBy(primary, secondary string) Step {
 	return Step{Name: what, Limit: manyLimit, Do: func(ctx context.Context, r *Run) error {
 		g := r.guests[0]
 		err := poll(ctx, func() (bool, error) {
-			name, why := r.protectedOn(ctx, g.Name)
-			if name != primary {
-				return false, fmt.Errorf("it is not:%s", why)
-			}
-			s, err := r.Lab.Node(secondary).StatusOf(ctx, g.Name)
-			return err == nil && s.State == colo.Secondary, fmt.Errorf("%s: %w", s.State, err)
+			c := r.copiesOf(ctx, g.Name)
+			return c.proven && c.primary == primary && c.secondary == secondary, fmt.Errorf("it is not:%s", c.said)
 		})
 		if err != nil {
 			return err

@@ -36,15 +36,7 @@ var halves = Step{Name: "compare the halves", Do: func(ctx context.Context, r *R
 			return err
 		}
 	}
-	var differ int64
-	for range halvesLooks {
-		if differ, err = r.Lab.lookAtHalves(s.PID); err != nil || differ == 0 {
-			break
-		}
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
-			return err
-		}
-	}
+	differ, err := r.Lab.compareHalves(ctx, s.PID, r.Lab.Spec(), NodeNames[0], NodeNames[1])
 	if err != nil {
 		return err
 	}
@@ -63,12 +55,20 @@ var halves = Step{Name: "compare the halves", Do: func(ctx context.Context, r *R
 	return nil
 }}
 
-// lookAtHalves stops a process while it compares both halves of all disks, and returns how many bytes differ.
-func (l *Lab) lookAtHalves(pid int) (differ int64, err error) {
-	return l.lookAt(pid, l.Spec(), NodeNames[0], NodeNames[1])
+// compareHalves returns how many bytes of both halves of a VM's disks differ and stay different. The process is that of the primary.
+func (l *Lab) compareHalves(ctx context.Context, pid int, spec *colo.Spec, a, b string) (differ int64, err error) {
+	for range halvesLooks {
+		if differ, err = l.lookAt(pid, spec, a, b); err != nil || differ == 0 {
+			return differ, err
+		}
+		if err := pause(ctx, 250*time.Millisecond); err != nil {
+			return differ, err
+		}
+	}
+	return differ, nil
 }
 
-// lookAt is lookAtHalves for a VM of two given nodes.
+// lookAt stops a process while it compares both halves of all disks, and returns how many bytes differ.
 func (l *Lab) lookAt(pid int, spec *colo.Spec, a, b string) (differ int64, err error) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		return 0, err

@@ -38,6 +38,7 @@ type Options struct {
 	Comparer string
 	Nodes    int   // 2 when 0, or 3
 	Links    int   // replication links; 1 when 0
+	VCPUs    int   // of the guest; 1 when 0
 	Memory   int64 // of the guest, bytes; 256 MiB when 0
 	Disk     int64 // of the guest, bytes; 64 MiB when 0
 	// Data is the size of a second disk without a file system; none when 0. So much of it is Filled at first.
@@ -85,6 +86,9 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	}
 	if o.Links == 0 {
 		o.Links = 1
+	}
+	if o.VCPUs == 0 {
+		o.VCPUs = 1
 	}
 	if o.Memory == 0 {
 		o.Memory = 256 << 20
@@ -194,7 +198,7 @@ func poll(ctx context.Context, ok func() (bool, error)) error {
 // Spec is the lab's VM. It is protected when that is asked for, and from then on by the daemons themselves.
 func (l *Lab) Spec() *colo.Spec {
 	s := &colo.Spec{
-		Name: VM, Memory: colo.Size(l.opts.Memory), VCPUs: 1, CPU: "qemu64",
+		Name: VM, Memory: colo.Size(l.opts.Memory), VCPUs: l.opts.VCPUs, CPU: "qemu64",
 		Boot: colo.Boot{
 			Kernel: l.opts.Assets.Kernel, Initrd: l.opts.Assets.Initrd,
 			Append: guest.CommandLine(guest.Network{Addresses: []string{l.guestAddresses()}}),
