@@ -14,6 +14,8 @@ import (
 const (
 	accountLines = 60 // of what the daemons said, the last ones
 	serialLines  = 40 // of each guest's console
+
+	voicesName = "voices.txt" // what broke the rule of one voice
 )
 
 // Account tells what led to the end of the run in a lab's folder: what became of the VM on each node and what its daemons complained of, in the order of
@@ -35,6 +37,9 @@ func Account(dir string) (string, error) {
 	var b strings.Builder
 	for _, line := range said[max(0, len(said)-accountLines):] {
 		fmt.Fprintln(&b, line)
+	}
+	if text, readErr := os.ReadFile(filepath.Join(dir, voicesName)); readErr == nil {
+		fmt.Fprintf(&b, "frames that broke the rule of one voice:\n%s", text)
 	}
 	consoles, globErr := filepath.Glob(filepath.Join(dir, "*", "run", "*", "serial.log"))
 	err = errors.Join(err, globErr)

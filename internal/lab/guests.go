@@ -99,16 +99,3 @@ func (n *Node) StatusOf(ctx context.Context, vm string) (api.BothStatus, error) 
 	defer cancel()
 	return n.Client.Status(ctx, vm, false)
 }
-
-// GuestOutputsFromBoth applies the rule of one voice to what was heard of a VM so far.
-func (l *Lab) GuestOutputsFromBoth(g *Guest) (int, error) {
-	frames := map[string][]int64{}
-	for name, s := range g.sniffers {
-		f, err := s.Frames()
-		if err != nil {
-			return 0, fmt.Errorf("%s on %s: %w", g.Name, name, err)
-		}
-		frames[name] = f
-	}
-	return OutputsFromMany(frames, l.Grants.Of(g.id)), nil
-}

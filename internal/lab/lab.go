@@ -347,28 +347,38 @@ func (l *Lab) RestoreLinks() error {
 	return err
 }
 
-// OutputsFromBoth applies the rule of [OutputsFromBoth] to all that was heard so far.
-func (l *Lab) OutputsFromBoth() (int, error) {
+// BrokenVoices applies the rule of [Breaches] to all that was heard so far, and describes each frame that breaks it.
+func (l *Lab) BrokenVoices() ([]string, error) {
+	if len(l.guests) == 0 {
+		return brokenVoices(l.sniffers, l.Grants.List())
+	}
+	var all []string
+	for _, g := range l.guests {
+		some, err := brokenVoices(g.sniffers, l.Grants.Of(g.id))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", g.Name, err)
+		}
+		for _, s := range some {
+			all = append(all, g.Name+": "+s)
+		}
+	}
+	return all, nil
+}
+
+func brokenVoices(sniffers map[string]*Sniffer, grants []Grant) ([]string, error) {
 	frames := map[string][]int64{}
-	for name, s := range l.sniffers {
+	for name, s := range sniffers {
 		f, err := s.Frames()
 		if err != nil {
-			return 0, err
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		frames[name] = f
 	}
-	if len(l.guests) == 0 {
-		return OutputsFromMany(frames, l.Grants.List()), nil
+	var out []string
+	for _, b := range Breaches(frames, grants) {
+		out = append(out, b.describe(sniffers[b.Node].Kind(b.At), grants))
 	}
-	sum := 0
-	for _, g := range l.guests {
-		n, err := l.GuestOutputsFromBoth(g)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
-	}
-	return sum, nil
+	return out, nil
 }
 
 // note is told of a daemon that has ended by itself.

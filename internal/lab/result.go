@@ -36,7 +36,7 @@ type Result struct {
 	WritesAcked      *int `json:"writes_acked"`
 	WritesLost       *int `json:"writes_lost"`
 	WritesDuplicated *int `json:"writes_duplicated"`
-	// OutputsFromBoth counts frames by the rule of [OutputsFromBoth].
+	// OutputsFromBoth counts frames by the rule of [Breaches].
 	OutputsFromBoth *int `json:"outputs_from_both"`
 
 	// From the loss until a node noticed, and until the survivor went on. Of several losses the median.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
@@ -216,8 +218,12 @@ func (r *Run) measure() {
 		r.measureGuests()
 	}
 	r.measureCheckpoints()
-	if n, err := r.Lab.OutputsFromBoth(); err == nil {
-		r.Result.OutputsFromBoth = &n
+	if broken, err := r.Lab.BrokenVoices(); err == nil {
+		r.Result.OutputsFromBoth = ptr(len(broken))
+		if len(broken) > 0 { // for the account
+			text := strings.Join(broken[:min(len(broken), accountLines)], "\n") + "\n"
+			_ = os.WriteFile(r.Lab.path(voicesName), []byte(text), 0o600)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -28,7 +29,8 @@ type Sniffer struct {
 	done chan struct{}
 
 	mu    sync.Mutex
-	times []int64 // wall clock, ns, rising
+	times []int64  // wall clock, ns, rising
+	kinds []uint16 // their Ethernet types
 	err   error
 	full  bool
 }
@@ -135,7 +137,7 @@ func (s *Sniffer) read() {
 		}
 		s.mu.Lock()
 		if len(s.times) < maxFrames {
-			s.times = append(s.times, at)
+			s.times, s.kinds = append(s.times, at), append(s.kinds, binary.BigEndian.Uint16(frame[12:]))
 		} else {
 			s.full = true
 		}
@@ -181,6 +183,16 @@ func (s *Sniffer) Frames() ([]int64, error) {
 		err = s.err
 	}
 	return append([]int64(nil), s.times...), err
+}
+
+// Kind is the Ethernet type of the frame that was seen at that time.
+func (s *Sniffer) Kind(at int64) uint16 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i, ok := slices.BinarySearch(s.times, at); ok {
+		return s.kinds[i]
+	}
+	return 0
 }
 
 // dropped asks the kernel for what didn't fit its buffer since the last call.

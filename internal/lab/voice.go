@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"sort"
 	"sync"
@@ -67,22 +69,23 @@ func (g *Grants) List() []Grant {
 	return slices.Clone(g.list[g.vms[0]])
 }
 
-// OutputsFromBoth counts the frames that break the rule "one voice". A frame that the LAN got from a node at time t breaks it if
+// A Breach is a frame that breaks the rule "one voice".
+type Breach struct {
+	Node string
+	At   int64 // wall clock, ns
+}
+
+// Breaches returns the frames that break the rule, the oldest first. A frame that the LAN got from a node at time t breaks it if
 //
 //   - the node had no right to speak: the last grant at or before t doesn't name it (there is no grace: who is not sure of its right must
 //     be silent before the other can get it), or
-//   - both had the right, as the two nodes of a protected VM have, and the frame lies inside the other's speech: the LAN got a frame from
-//     the other in the second before t and another in the second after.
+//   - it had the right together with another, as the two nodes of a protected VM have, and the frame lies inside the other's speech: the LAN
+//     got a frame from the other in the second before t and another in the second after.
 //
 // So one node falling silent and the other beginning, however soon, is not counted, since no frame then lies between two of the other's.
-// Frames and grants are timed by one clock. Without any grant both have the right.
-func OutputsFromBoth(a, b string, framesA, framesB []int64, grants []Grant) int {
-	return OutputsFromMany(map[string][]int64{a: framesA, b: framesB}, grants)
-}
-
-// OutputsFromMany is OutputsFromBoth for any number of nodes.
-func OutputsFromMany(frames map[string][]int64, grants []Grant) int {
-	n := 0
+// Frames and grants are timed by one clock. Without any grant all have the right.
+func Breaches(frames map[string][]int64, grants []Grant) []Breach {
+	var out []Breach
 	for node, times := range frames {
 		for _, t := range times {
 			breach := !maySpeak(node, t, grants)
@@ -90,16 +93,32 @@ func OutputsFromMany(frames map[string][]int64, grants []Grant) int {
 				breach = breach || other != node && maySpeak(other, t, grants) && inside(t, others)
 			}
 			if breach {
-				n++
+				out = append(out, Breach{node, t})
 			}
 		}
 	}
-	return n
+	slices.SortFunc(out, func(a, b Breach) int { return cmp.Compare(a.At, b.At) })
+	return out
+}
+
+// describe says when a frame of some kind broke the rule, and what the arbiter had said.
+func (b Breach) describe(kind uint16, grants []Grant) string {
+	at := func(ns int64) string { return time.Unix(0, ns).UTC().Format("15:04:05.000000") }
+	text := fmt.Sprintf("%s: a frame of type %#04x from %s", at(b.At), kind, b.Node)
+	if i := lastGrant(b.At, grants); i >= 0 {
+		text += fmt.Sprintf("; generation %d of %v since %s", grants[i].Generation, grants[i].Members, at(grants[i].At))
+	}
+	return text
 }
 
 func maySpeak(node string, t int64, grants []Grant) bool {
-	i := sort.Search(len(grants), func(i int) bool { return grants[i].At > t })
-	return i == 0 || slices.Contains(grants[i-1].Members, node)
+	i := lastGrant(t, grants)
+	return i < 0 || slices.Contains(grants[i].Members, node)
+}
+
+// lastGrant is the place of the last grant at or before t; -1 when there is none.
+func lastGrant(t int64, grants []Grant) int {
+	return sort.Search(len(grants), func(i int) bool { return grants[i].At > t }) - 1
 }
 
 // inside tells whether t lies between two of the times, both within the window.

@@ -7,7 +7,7 @@ import (
 	"github.com/coloctl/coloctl/colo/arbiter"
 )
 
-func TestOutputsFromBoth(t *testing.T) {
+func TestBreaches(t *testing.T) {
 	ms := func(v ...int64) []int64 {
 		for i := range v {
 			v[i] *= int64(time.Millisecond)
@@ -39,7 +39,7 @@ func TestOutputsFromBoth(t *testing.T) {
 		{"no grants known", ms(1, 3), ms(2), nil, 1},
 	}
 	for _, tt := range tests {
-		if got := OutputsFromBoth("n1", "n2", tt.n1, tt.n2, tt.grants); got != tt.want {
+		if got := len(Breaches(map[string][]int64{"n1": tt.n1, "n2": tt.n2}, tt.grants)); got != tt.want {
 			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
 		}
 	}
@@ -58,8 +58,8 @@ func TestGrantsAreRecordedOnce(t *testing.T) {
 	}
 }
 
-// TestOutputsFromMany: of three nodes one may speak at a time, and one that was replaced may not at all.
-func TestOutputsFromMany(t *testing.T) {
+// TestBreachesOfMany: of three nodes one may speak at a time, and one that was replaced may not at all.
+func TestBreachesOfMany(t *testing.T) {
 	at := func(ms ...int64) (out []int64) {
 		for _, m := range ms {
 			out = append(out, m*int64(time.Millisecond))
@@ -77,7 +77,7 @@ func TestOutputsFromMany(t *testing.T) {
 		"the third between two of n1's":  {map[string][]int64{"n1": at(210, 220), "n2": nil, "n3": at(215)}, 1},
 		"the third before it is counted": {map[string][]int64{"n1": at(10), "n2": nil, "n3": at(150)}, 1},
 	} {
-		if n := OutputsFromMany(c.frames, grants); n != c.want {
+		if n := len(Breaches(c.frames, grants)); n != c.want {
 			t.Errorf("%s: %d, want %d", name, n, c.want)
 		}
 	}
