@@ -62,10 +62,10 @@ func (m *machine) giveWay(err error) error {
 	return fmt.Errorf("%w: %w", errLost, err)
 }
 
-// wayGiven makes a peer that no arbiter could let go on end its copy. That is the proof that stands in for an arbiter.
-func (m *machine) wayGiven(ctx context.Context) error {
+// wayGiven makes a peer that no arbiter could let go on end its copy, and forgo it from a generation on. That is the proof that stands in for an arbiter.
+func (m *machine) wayGiven(ctx context.Context, generation uint64) error {
 	rec, _ := m.info()
-	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: []string{m.n.cfg.Name}, By: m.n.cfg.Name}
+	next := arbiter.Record{VM: rec.ID, Generation: generation, Members: []string{m.n.cfg.Name}, By: m.n.cfg.Name}
 	p, _, err := m.partner()
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, giveWayTimeout)

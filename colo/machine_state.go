@@ -11,14 +11,14 @@ import (
 
 // marks are what the machine remembers of how it came into arbitration. Guarded by machine.mu.
 type marks struct {
-	proof     bool   // the peer's node says that its copy is dead
-	proven    uint64 // the generation in which it was one of two
-	forced    bool   // a person says so
-	overrule  bool   // and accepts the loss of what another copy wrote
-	heartbeat bool   // silence is the only sign of the loss
-	claims    int    // attempts so far
-	asked     bool   // the arbiter may have been changed by one of them
-	since     time.Time
+	proof     bool      // the peer's node says that its copy is dead
+	proven    uint64    // the generation in which it was one of two
+	forced    bool      // a person says so
+	overrule  bool      // and accepts the loss of what another copy wrote
+	heartbeat bool      // silence is the only sign of the loss
+	claims    int       // attempts so far
+	asked     bool      // the arbiter may have been changed by one of them
+	since     time.Time // the last sign of the loss
 	secondary bool      // this copy was the secondary
 	deferred  time.Time // when the primary last had the chance to claim first
 	yield     bool      // this copy ended by itself: the peer is to be told
@@ -39,7 +39,7 @@ func (m *machine) note(t Transition, gen uint64) {
 		*k = marks{secondary: true}
 	}
 	if t.Event == ChannelLost || t.Event == PeerDead {
-		k.heartbeat = false // silence is not the only sign any more
+		k.heartbeat, k.since = false, time.Now() // silence is not the only sign any more
 	}
 	switch t.Event {
 	case PeerDead:

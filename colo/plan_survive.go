@@ -71,11 +71,13 @@ func (m *machine) claimPlan() *Plan {
 }
 
 // replicationLives ends an arbitration that silence alone has begun when a checkpoint has ended since: then both copies are well, and only
-// the nodes' daemons could not hear each other. It counts only until the arbiter was asked, because of what it may have answered.
+// the nodes' daemons could not hear each other. It counts only until the arbiter was asked, because of what it may have answered. Without an arbiter
+// there is no such answer, and nobody else who could decide: then it counts whatever the arbitration was begun by.
 func (m *machine) replicationLives(ctx context.Context) error {
 	lives := func() bool {
 		c, k := m.current(), m.marked()
-		return c != nil && k.heartbeat && !k.asked && c.Stats().Last.After(k.since)
+		begun := k.heartbeat || m.n.cfg.Arbiter == nil && !k.proof && !k.forced && (k.secondary || len(m.record().Members) > 1)
+		return c != nil && begun && !k.asked && c.Stats().Last.After(k.since)
 	}
 	if !lives() {
 		return nil
@@ -199,20 +201,21 @@ func (m *machine) claim(ctx context.Context) error {
 	if k.forced || m.n.cfg.Arbiter == nil {
 		rec, _ := m.info()
 		switch {
-		case slices.Equal(rec.Members, []string{me}): // handed over, or never protected
+		case slices.Equal(rec.Members, []string{me}): // handed over, or never protected: a peer that was about to be counted in was not told so
+			m.update(setRecord(rec.Generation, rec.Members))
 		case k.secondary && k.proven > rec.Generation: // the peer has counted this copy in after it was prepared, and this node has not heard so
 			m.update(setRecord(k.proven+1, []string{me}))
 		case len(rec.Members) > 0 && !slices.Contains(rec.Members, me):
 			if k.secondary && m.n.cfg.Arbiter == nil && !k.forced && !m.goesOnThere(ctx) {
-				return fmt.Errorf("%w: %w, and the peer can't be asked whether it has counted this copy in", errUndecided, ErrNoArbiter)
+				return m.proven(ctx)
 			}
 			return errLost
 		case k.forced || k.proof:
 			m.update(setRecord(rec.Generation+1, []string{me}))
 		case m.final():
-			return m.wayGiven(ctx)
+			return m.wayGiven(ctx, rec.Generation+1)
 		default:
-			return fmt.Errorf("%w: %w, and the peer's death is not proven", errUndecided, ErrNoArbiter)
+			return m.proven(ctx)
 		}
 		return nil
 	}
@@ -229,19 +232,6 @@ func (m *machine) claim(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errUndecided, err)
-}
-
-// goesOnThere says whether the peer says that it goes on without the copy here, which it has not counted in or has counted out.
-func (m *machine) goesOnThere(ctx context.Context) bool {
-	there, err := m.inquire(ctx)
-	if rec, _ := m.info(); err != nil || there.Generation < rec.Generation || slices.Contains(there.Members, m.n.cfg.Name) {
-		return false
-	}
-	switch there.State {
-	case Solo, Syncing, Starting, Stopping, Stopped: // in all others it may count this copy in, or has
-		return true
-	}
-	return false
 }
 
 // handsOver says whether the peer, which alone may go on, has nothing to go on with and will say so to the arbiter: see cede.
@@ -407,9 +397,8 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 	me := m.n.cfg.Name
 	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: members, By: me}.Normal()
 	a := m.n.cfg.Arbiter
-	if a == nil {
-		m.update(setRecord(next.Generation, next.Members))
-		return next, nil
+	if a == nil { // this node's record is the only one: what the peer is told must not be forgotten here
+		return next, m.updateNow(context.WithoutCancel(ctx), setRecord(next.Generation, next.Members))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
 	defer cancel()

@@ -170,7 +170,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	}
 	goOn := func(s State, plan PlanKind, why string) {
 		m.mu.Lock()
-		m.marks = marks{secondary: rec.Role == state.RoleSecondary, yield: s == Outdated}
+		m.marks = marks{secondary: rec.Role == state.RoleSecondary, yield: s == Outdated, since: time.Now()}
 		m.mu.Unlock()
 		m.setState(s, why)
 		if plan != "" {

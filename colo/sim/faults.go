@@ -81,6 +81,13 @@ func (r *run) apply(s Step) {
 		last(func() { w.dup = 50 }, func() { w.dup = 0 })
 	case FailOnce:
 		w.fails[s.op()]++
+	case LoseConfirms:
+		last(func() { w.deaf++ }, func() { w.deaf-- })
+	case DarkStart:
+		w.cutArbiter(h, 1)
+		w.cutArbiter(h.other(), 1)
+		w.mendIn(2*s.Lasts+time.Second, func() { w.cutArbiter(h, -1); w.cutArbiter(h.other(), -1) })
+		last(func() { h.powerOff(); h.other().powerOff() }, func() { h.powerOn(); w.in(s.After, h.other().powerOn) })
 	case DiskFails:
 		if p := h.proc; p != nil && p.alive && p.dropHalf() == nil {
 			w.say(h.name, "QEMU %d goes on through the peer's disk", p.id)
@@ -222,6 +229,9 @@ func (r *run) plugIn() {
 		return
 	}
 	r.until(10*time.Second, func() bool {
+		if w.noArbiter {
+			return h.disk.alone(h.name)
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		rec := w.witness.record
@@ -229,6 +239,7 @@ func (r *run) plugIn() {
 	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.forced = nil
 	w.say("<", "%s: powered on again", h.other().name)
 	h.other().unplugged = false
 	h.other().powerOn()

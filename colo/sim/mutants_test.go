@@ -38,6 +38,52 @@ const guardEnv = "COLOCTL_SIM_OFF"
 
 var guards = []guard{
 	{
+		"without an arbiter a copy goes on only when the other one is dead",
+		[]change{
+			{
+				"proof.go",
+				"case !counts || there.Running ||", "case !counts || !OFF && there.Running ||",
+			},
+		},
+		nil, false,
+		nil,
+	},
+	{
+		"without an arbiter this node's record is written before the peer is told",
+		[]change{
+			{
+				"plan_survive.go",
+				"		return next, m.updateNow(context.WithoutCancel(ctx), setRecord(next.Generation, next.Members))",
+				"		if OFF {\n\t\t\tm.update(setRecord(next.Generation, next.Members))\n\t\t\treturn next, nil\n\t\t}\n" +
+					"		return next, m.updateNow(context.WithoutCancel(ctx), setRecord(next.Generation, next.Members))",
+			},
+		},
+		nil, false,
+		[]uint64{Unarbitrated + 21, Unarbitrated + 108},
+	},
+	{
+		"without an arbiter checkpoints that go on end an arbitration",
+		[]change{
+			{
+				"plan_survive.go",
+				"m.n.cfg.Arbiter == nil && !k.proof && !k.forced &&", "!OFF && m.n.cfg.Arbiter == nil && !k.proof && !k.forced &&",
+			},
+		},
+		nil, false,
+		[]uint64{Unarbitrated + 3, Unarbitrated + 52},
+	},
+	{
+		"without an arbiter the peer's record is asked for",
+		[]change{
+			{
+				"proof.go",
+				"	there, err := m.inquire(ctx)\n	counts", "	there, err := m.inquire(ctx)\n	if OFF {\n\t\terr = ErrNoPeer\n\t}\n	counts",
+			},
+		},
+		nil, false,
+		[]uint64{Unarbitrated + 203},
+	},
+	{
 		"a half that is gone makes the peer's the better one only when that is whole",
 		[]change{
 			{

@@ -49,6 +49,13 @@ func (r *records) behind() bool {
 	return r.kept.vm != nil && r.kept.vm.Disks["vda"].Behind
 }
 
+// alone says whether it is on record that the host's copy alone counts.
+func (r *records) alone(host string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.kept.vm == nil || slices.Equal(r.kept.vm.Members, []string{host})
+}
+
 func (r daemonRecords) Get(name string) (state.VM, error) {
 	vms, _ := r.List()
 	for _, v := range vms {

@@ -29,9 +29,15 @@ func (r *run) states() (out [2]colo.Status, ok bool) {
 	return out, true
 }
 
-// settled says whether a node could stay as it is.
-func settled(s [2]colo.Status) bool {
+// held says whether a node waits for a person: without an arbiter it can't know whether the other copy goes on.
+func (r *run) held(s colo.Status) bool { return r.sch.NoArbiter && s.State == colo.Arbitrating }
+
+// settled says whether the nodes could stay as they are.
+func (r *run) settled(s [2]colo.Status) bool {
 	for i := range s {
+		if r.held(s[i]) && runner(s) < 0 {
+			continue
+		}
 		switch s[i].State {
 		case colo.Stopped, colo.Outdated, colo.Failed:
 			if len(s[i].Disks) > 0 && s[i].Disks[0].Offline != "" && slices.Contains(s[i].Members, fmt.Sprintf("n%d", i+1)) {
@@ -101,7 +107,7 @@ func (r *run) settle() ([2]colo.Status, bool) {
 	var since time.Time
 	ok := r.untilEvery(45*time.Second, 150*time.Millisecond, func() bool {
 		s, ok := r.states()
-		if !ok || !settled(s) && r.stranded(s) < 0 || r.sch.Recovery && wanting(s) {
+		if !ok || !r.settled(s) && r.stranded(s) < 0 || r.sch.Recovery && wanting(s) {
 			since = time.Time{}
 			last = s
 			return false
@@ -112,12 +118,37 @@ func (r *run) settle() ([2]colo.Status, bool) {
 		if r.sch.Recovery && runner(s) < 0 { // one that was the secondary lets the other one go first
 			return time.Since(since) > 5*time.Second
 		}
+		if r.held(s[0]) || r.held(s[1]) {
+			return time.Since(since) > 5*time.Second
+		}
 		return time.Since(since) > 1200*time.Millisecond
 	})
 	if !ok && !r.w.broke() {
 		r.fail("the nodes don't come to rest: %s", describe(last))
 	}
 	return last, ok
+}
+
+// vouch is a person who lets a copy that is held go on, after the other host was powered off.
+func (r *run) vouch(s [2]colo.Status) ([2]colo.Status, bool) {
+	for i, h := range r.w.hosts {
+		if !r.held(s[i]) || !r.giveUp(h) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
+		err := h.node().Force(ctx, vm)
+		cancel()
+		if err != nil {
+			r.fail("n%d can't be made to go on although the other host is off: %v", i+1, err)
+			return s, false
+		}
+		r.plugIn()
+		s, ok := r.settle()
+		r.w.tell("=", "at rest by a person's word: %s", describe(s))
+		return s, ok
+	}
+	r.fail("there is no copy of which a person could say that it may go on: %s", describe(s))
+	return s, false
 }
 
 // heal takes halves of disks back into service. A primary that runs on without its own half hands its role over first.
@@ -169,6 +200,11 @@ func (r *run) recover() {
 	if r.harmless() && r.w.guestBoots() > 1 {
 		r.fail("after a single fault the guest was booted again, though a copy of it lived: %s", describe(s))
 		return
+	}
+	if r.held(s[0]) || r.held(s[1]) {
+		if s, ok = r.vouch(s); !ok {
+			return
+		}
 	}
 	if s, ok = r.heal(s); !ok {
 		return
@@ -223,8 +259,10 @@ func (r *run) harmless() bool {
 		return false
 	}
 	switch r.sch.Steps[0].What {
-	case PowerOffBoth, GuestOff, GuestOffEnds, FailOnce, Stop, StopForce, Delete:
+	case PowerOffBoth, DarkStart, GuestOff, GuestOffEnds, FailOnce, Stop, StopForce, Delete:
 		return false
+	case PowerOff, Freeze, CutLink, CutOneWay, CutAll, Lossy, Slow, Force: // nobody can prove that the other copy doesn't go on
+		return !r.sch.NoArbiter
 	}
 	return true
 }

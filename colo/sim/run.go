@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo"
+	"github.com/coloctl/coloctl/colo/arbiter"
 )
 
 // Rules whose breach is a [Violation].
@@ -52,7 +53,7 @@ func Run(t *testing.T, s Schedule, story bool) (res Result) {
 	}()
 	synctest.Test(t, func(*testing.T) {
 		r := &run{w: newWorld(s.Seed, s.Links, story), sch: s}
-		r.w.noGate, r.w.recovery = s.NoGate, s.Recovery
+		r.w.noGate, r.w.noArbiter, r.w.recovery = s.NoGate, s.NoArbiter, s.Recovery
 		r.ctx, r.stop = context.WithCancel(context.Background())
 		r.play()
 		r.end()
@@ -77,9 +78,13 @@ func (e *env) config() colo.NodeConfig {
 	if e.w.recovery {
 		recovery = &colo.Recovery{HoldDown: time.Second, PrimaryFirst: 2 * time.Second}
 	}
+	var who arbiter.Arbiter
+	if !e.w.noArbiter {
+		who = ask{e}
+	}
 	return colo.NodeConfig{
 		Name: e.h.name, Recovery: recovery, RunDir: "/run", StorageDir: "/disks", Links: e.h.info().Links, Ports: colo.PortRange{First: 9000, Last: 9100}, Accel: "tcg",
-		Records: daemonRecords{e.h.disk, e}, Arbiter: ask{e}, HeartbeatKey: make([]byte, 32), HeartbeatPort: heartbeatPort, HangTimeout: hangTimeout,
+		Records: daemonRecords{e.h.disk, e}, Arbiter: who, HeartbeatKey: make([]byte, 32), HeartbeatPort: heartbeatPort, HangTimeout: hangTimeout,
 		Launcher: launcher{e}, ListenPacket: e.listenPacket, Log: slog.New(&handler{e: e}),
 	}
 }

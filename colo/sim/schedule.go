@@ -35,6 +35,8 @@ const (
 	GuestOff     Kind = "the guest switches itself off"
 	GuestOffEnds Kind = "the guest switches itself off, and a QEMU ends with its guest from now on"
 	DiskFails    Kind = "a write to its half of the disk fails"
+	LoseConfirms Kind = "lose that the peer's copy counts" // the call to the peer that says so, or its answer
+	DarkStart    Kind = "power off both, and no arbiter when they come back"
 
 	Start      Kind = "start"
 	Stop       Kind = "stop"
@@ -89,6 +91,7 @@ type Schedule struct {
 	Recovery  bool // the nodes act by themselves
 	Unsettled bool // the first step comes while the VM is being protected, not after
 	NoGate    bool // the hosts have no gate in the kernel: only cut taps hold what COLO doesn't
+	NoArbiter bool // none is configured: only proof or a person lets a copy go on
 	Steps     []Step
 	Tail      time.Duration // until everything is mended
 	Last      int           // what the end tries: 0 kill the primary, 1 kill the secondary, 2 switch over
@@ -109,14 +112,44 @@ var weights = []weight{
 	{Edit, 2, false}, {Delete, 1, false}, {Force, 3, false},
 }
 
+// weightsLater of what was thought of after the seeds that tests name: only the seeds below have it.
+var weightsLater = append(slices.Clip(weights), weight{LoseConfirms, 8, true}, weight{DarkStart, 4, true})
+
+// The highest bits of a seed say which kind of schedule it means. What those without them mean stays as it was.
+const (
+	Later        uint64 = 1 << 62 // with the faults of weightsLater
+	Unarbitrated uint64 = 1 << 61 // with these too, and without an arbiter
+)
+
+// mixed makes some of the seeds that have none of these bits have one.
+func mixed(seed uint64) uint64 {
+	switch {
+	case seed >= Unarbitrated:
+	case seed%8 == 5:
+		seed |= Later
+	case seed%4 == 3:
+		seed |= Unarbitrated
+	}
+	return seed
+}
+
+// pointless without an arbiter.
+var pointless = []Kind{CutArbiter, CutArbiters, MuteArbiter, Isolate, DarkStart}
+
 // Generate makes the schedule of a seed.
 func Generate(seed uint64) Schedule { return generate(seed, nil) }
 
 // generate is Generate with only the given kinds of steps; nil is all.
 func generate(seed uint64, only []Kind) Schedule {
 	r := rand.New(rand.NewPCG(seed, 0x51))
-	s := Schedule{Seed: seed, Links: 1 + btoi(r.IntN(4) == 0), Unsettled: r.IntN(5) == 0, Last: r.IntN(3)}
+	s := Schedule{Seed: seed, Links: 1 + btoi(r.IntN(4) == 0), Unsettled: r.IntN(5) == 0, Last: r.IntN(3), NoArbiter: seed&Unarbitrated != 0}
 	weights, total := weights, 0
+	if seed >= Unarbitrated {
+		weights = weightsLater
+	}
+	if s.NoArbiter {
+		weights = slices.DeleteFunc(slices.Clone(weights), func(w weight) bool { return slices.Contains(pointless, w.kind) })
+	}
 	if only != nil {
 		weights = slices.DeleteFunc(slices.Clone(weights), func(w weight) bool { return !slices.Contains(only, w.kind) })
 	}

@@ -247,7 +247,11 @@ func (x *session) copyState() {
 // again makes the next checkpoint due.
 func (x *session) again(n int) {
 	x.w.in(checkpointDelay+x.w.between(actorSession, 0, time.Millisecond), func() {
-		if x.ckpt == n {
+		switch {
+		case x.ckpt != n:
+		case x.p.alive && x.p.stands(): // its timer fires when it goes on
+			x.p.later = append(x.p.later, func() { x.again(n) })
+		default:
 			x.checkpoint()
 		}
 	})

@@ -38,6 +38,7 @@ type shard struct {
 	For     time.Duration
 	Only    []Kind   // what the schedules consist of; nil is everything
 	Bare    bool     // on hosts without a gate
+	Mixed   bool     // of all kinds, see mixed
 	Seeds   []uint64 `json:",omitempty"` // only these
 	Without Kind     `json:",omitempty"` // is left out
 }
@@ -47,6 +48,9 @@ func (s *shard) schedule(i int) Schedule {
 	seed := s.First + uint64(i)*s.Step
 	if s.Seeds != nil {
 		seed = s.Seeds[i]
+	}
+	if s.Mixed {
+		seed = mixed(seed)
 	}
 	return s.of(seed)
 }

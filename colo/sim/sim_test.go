@@ -21,7 +21,7 @@ func TestSchedules(t *testing.T) {
 			begin = 1
 		}
 	}
-	all := shard{First: begin, Without: Kind(*without)}
+	all := shard{First: begin, Without: Kind(*without), Mixed: true}
 	if *tell {
 		oneThread(t)
 		printStory(t, all.of(begin))

@@ -18,6 +18,9 @@ func Tell(s Schedule, r Result) string {
 	if s.Recovery {
 		b.WriteString(", with recovery")
 	}
+	if s.NoArbiter {
+		b.WriteString(", without an arbiter")
+	}
 	b.WriteString("\n")
 	for _, st := range s.Steps {
 		fmt.Fprintf(&b, "  %s\n", st)

@@ -205,7 +205,20 @@ func (r *remote) Drop(ctx context.Context, q colo.DropRequest) error {
 }
 
 func (r *remote) Confirm(ctx context.Context, rec arbiter.Record) error {
-	return r.do(ctx, "confirm "+rec.String(), func(ctx context.Context, p colo.Peer) error { return p.Confirm(ctx, rec.Normal()) })
+	w, a := r.e.w, r.e.h.actor(opPeer)
+	w.mu.Lock()
+	lost := w.deaf > 0 && w.chance(a, 80)
+	heard := lost && w.chance(a, 30)
+	w.mu.Unlock()
+	var err error
+	if !lost || heard {
+		err = r.do(ctx, "confirm "+rec.String(), func(ctx context.Context, p colo.Peer) error { return p.Confirm(ctx, rec.Normal()) })
+	}
+	if lost {
+		w.tell(r.e.h.name, "  confirm %s gets lost, or its answer", rec)
+		err = fmt.Errorf("%s: confirm: %w", r.to.name, colo.ErrPeerUnreachable)
+	}
+	return err
 }
 
 func (r *remote) TakeOver(ctx context.Context, rec arbiter.Record) error {

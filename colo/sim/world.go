@@ -25,19 +25,21 @@ type World struct {
 	changed chan struct{}  // closed and replaced when something that others wait for has changed
 	counts  [256]uint64    // draws made, by actor
 
-	hosts    [2]*Host
-	links    []link
-	witness  witness
-	lan      lan
-	sessions []*session // whose ends have not both noticed their end
-	parked   []*parcel
-	mends    []*mend
-	serving  sync.WaitGroup
-	noGate   bool           // as in the schedule
-	slow     time.Duration  // factor of all latencies; 1 is normal
-	dup      int            // percent of peer calls that are carried out twice
-	endsOff  bool           // a QEMU ends as soon as its guest has switched itself off
-	fails    map[opKind]int // operations that are to fail, how many times
+	hosts     [2]*Host
+	links     []link
+	witness   witness
+	lan       lan
+	sessions  []*session // whose ends have not both noticed their end
+	parked    []*parcel
+	mends     []*mend
+	serving   sync.WaitGroup
+	noGate    bool           // as in the schedule
+	noArbiter bool           // as in the schedule
+	deaf      int            // faults that lose a Confirm or its answer
+	slow      time.Duration  // factor of all latencies; 1 is normal
+	dup       int            // percent of peer calls that are carried out twice
+	endsOff   bool           // a QEMU ends as soon as its guest has switched itself off
+	fails     map[opKind]int // operations that are to fail, how many times
 
 	recovery    bool  // the nodes act by themselves
 	deleted     bool  // an operator has asked for it: nobody need run the VM any more

@@ -195,6 +195,12 @@ func (c *Copy) leave() {
 	c.other, c.begun = nil, time.Time{}
 }
 
+// LoseChannel is the end of COLO on this side, as when the other one has gone.
+func (c *Copy) LoseChannel() {
+	c.leave()
+	c.emit(colo.ChannelLost, "the other side has gone")
+}
+
 // Stick makes kills wait until release is called, as of a process that hangs in the kernel. tried is closed by the first one.
 func (c *Copy) Stick() (tried <-chan struct{}, release func()) {
 	c.mu.Lock()

@@ -1,0 +1,41 @@
+package colo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Without an arbiter the peer's own word is all there is.
+
+// proven asks the peer's node for the proof that stands in for an arbiter: that its copy is dead, and stays so by its own record, and that this one counts. A host that has lost power
+// gives it when it is back. It returns errLost when the peer has gone on, and errUndecided when it can't be asked, or may still go on as well as this copy.
+func (m *machine) proven(ctx context.Context) error {
+	rec, _ := m.info()
+	me := m.n.cfg.Name
+	there, err := m.inquire(ctx)
+	counts := slices.Contains(there.Members, me)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w, and the peer's death is not proven: %w", errUndecided, ErrNoArbiter, err)
+	case !counts && there.Generation > rec.Generation && slices.Contains(rec.Members, me):
+		m.update(setRecord(there.Generation, there.Members))
+		return fmt.Errorf("%w: by the peer's record, generation %d belongs to %v", errLost, there.Generation, there.Members)
+	case !counts || there.Running || there.State != Stopped && there.State != Outdated:
+		return fmt.Errorf("%w: %w, and the peer's death is not proven: it is %s there", errUndecided, ErrNoArbiter, there.State)
+	}
+	return m.wayGiven(ctx, max(rec.Generation, there.Generation)+1)
+}
+
+// goesOnThere says whether the peer says that it goes on without the copy here, which it has not counted in or has counted out.
+func (m *machine) goesOnThere(ctx context.Context) bool {
+	there, err := m.inquire(ctx)
+	if rec, _ := m.info(); err != nil || there.Generation < rec.Generation || slices.Contains(there.Members, m.n.cfg.Name) {
+		return false
+	}
+	switch there.State {
+	case Solo, Syncing, Starting, Stopping, Stopped: // in all others it may count this copy in, or has
+		return true
+	}
+	return false
+}
