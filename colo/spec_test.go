@@ -65,7 +65,7 @@ func TestParseSpecErrors(t *testing.T) {
 	}
 	for _, c := range []struct{ name, text, want string }{
 		{"unknown field", change("vcpus: 2", "vcpu: 2"), `web.yaml:3:1: vcpu: unknown field`},
-		{"unknown field below", change("    size: 64MiB", "    size: 64MiB\n    cache: none"), `web.yaml:8:5: cache: unknown field`},
+		{"unknown field below", change("    size: 64MiB", "    size: 64MiB\n    cache: none"), `web.yaml:8:5: disks[0].cache: unknown field "cache": expected one of file, format, media, name, read-only, size`},
 		{"name", change("name: web", "name: Web_1"), `web.yaml:1:7: name: "Web_1" is not a name`},
 		{"memory", change("256MiB", "256"), `web.yaml:2:9: memory: 256: expected a whole number of MiB`},
 		{"size", change("1GiB", "one"), `web.yaml:11:11: disks[1].size: "one" is not a size: expected a whole number with a unit`},
@@ -79,6 +79,15 @@ func TestParseSpecErrors(t *testing.T) {
 		{"empty", "", `expected one YAML document`},
 		{"two documents", goodSpec + "---\n" + goodSpec, `expected one YAML document, found 2`},
 		{"syntax", "name: [web\n", `web.yaml:`},
+		{"a word for a number", change("vcpus: 2", "vcpus: many"), `web.yaml:3:8: vcpus: "many": expected a whole number`},
+		{"a fraction", change("vcpus: 2", "vcpus: 1.5"), `web.yaml:3:8: vcpus: "1.5": expected a whole number`},
+		{"a very large number", change("vcpus: 2", "vcpus: 99999999999999999999"), `web.yaml:3:8: vcpus: `},
+		{"a word for a switch", change("checkpoint-delay: 250ms", "adaptive: yes"), `web.yaml:17:13: protection.adaptive: "yes": expected true or false`},
+		{"a list for a size", change("256MiB", "[256MiB]"), `web.yaml:2:9: memory: expected one value, got a list`},
+		{"fields for text", change("name: web", "name: {a: b}"), `name: expected text, got fields`},
+		{"text for a list", change("vcpus: 2", "nodes: n1"), `web.yaml:3:8: nodes: expected a list, got "n1"`},
+		{"text for fields", change("vcpus: 2", "boot: disk"), `web.yaml:3:7: boot: expected fields (append, initrd, kernel), got "disk"`},
+		{"an open quote", "memory: \"256MiB\nname: web\nvcpus: 1\n", `web.yaml:1:9: spec: could not find end character of double-quoted text, at "256MiB"`},
 		{"one candidate", change("vcpus: 2", "nodes: [n1]"), `nodes: [n1]: expected two or more`},
 		{"a candidate twice", change("vcpus: 2", "nodes: [n1, n2, n1]"), `web.yaml:3:17: nodes[2]: "n1" is named twice`},
 		{"a candidate's name", change("vcpus: 2", "nodes: [n1, N2]"), `web.yaml:3:13: nodes[1]: "N2" is not the name of a node`},
@@ -98,6 +107,17 @@ func TestParseSpecErrors(t *testing.T) {
 				t.Errorf("more than one line for one mistake: %s", err)
 			}
 		})
+	}
+}
+
+// TestSeveralMistakes: what can't be read at all is reported in one go too.
+func TestSeveralMistakes(t *testing.T) {
+	_, err := ParseSpec([]byte("name: web\nmemory: much\nvcpus: many\ndisks:\n- {name: vda, file: a, size: 1GiB, cache: none}\n"), "web.yaml")
+	want := `web.yaml:2:9: memory: "much" is not a size: expected a whole number with a unit, for example 256MiB or 4GiB
+web.yaml:3:8: vcpus: "many": expected a whole number
+web.yaml:5:36: disks[0].cache: unknown field "cache": expected one of file, format, media, name, read-only, size`
+	if err == nil || err.Error() != want {
+		t.Errorf("\n got %v\nwant %s", err, want)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -31,13 +32,16 @@ func ReadYAML(data []byte, file, what string, out any, check func() error) error
 	if len(tree.Docs) != 1 || tree.Docs[0].Body == nil {
 		return &InvalidSpecError{File: file, Field: what, Msg: fmt.Sprintf("expected one YAML document, found %d", nonEmpty(tree))}
 	}
+	fit := yamlFit{file: file, what: what}
+	if fit.look(tree.Docs[0].Body, reflect.TypeOf(out), "$"); len(fit.errs) > 0 {
+		return errors.Join(fit.errs...)
+	}
 	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(out); err != nil {
 		return yamlError(err, file, what)
 	}
-	if err := check(); err != nil {
-		return locate(err, tree, file)
-	}
-	return nil
+	err = check()
+	locate(err, tree, file)
+	return err
 }
 
 // MarshalSpec writes a spec as ParseSpec reads it.
@@ -53,53 +57,35 @@ func nonEmpty(tree *ast.File) int {
 	return n
 }
 
-// yamlError turns the library's error, which carries the token it stumbled over, into ours.
-func yamlError(err error, file, what string) error {
-	var inv *InvalidSpecError
-	if errors.As(err, &inv) {
-		inv.File = file
-		return inv
+// LocateSpec gives errors about fields of a spec, as those of [Node.Create], their place in the text that it was read from. It changes them.
+func LocateSpec(err error, data []byte, file string) {
+	if tree, perr := parser.ParseBytes(data, 0); perr == nil {
+		locate(err, tree, file)
 	}
-	out := &InvalidSpecError{File: file, Field: what, Msg: err.Error()}
-	var y yaml.Error
-	if errors.As(err, &y) {
-		out.Msg = y.GetMessage()
-		if t := y.GetToken(); t != nil && t.Position != nil {
-			out.Line, out.Col = t.Position.Line, t.Position.Column
-			if f := strings.Trim(t.Value, `"'`); f != "" {
-				out.Field = f
-			}
-		}
-	}
-	return out
 }
 
-// locate gives each InvalidSpecError the position of its field, or of the nearest enclosing one that is there.
-func locate(err error, tree *ast.File, file string) error {
-	var each []error
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		each = j.Unwrap()
-	} else {
-		each = []error{err}
-	}
-	for _, e := range each {
-		var inv *InvalidSpecError
-		if !errors.As(e, &inv) {
-			continue
-		}
-		inv.File = file
-		for path := inv.Field; path != ""; path = parentPath(path) {
+// locate gives each InvalidSpecError in an error the position of its field, or of the nearest enclosing one that is there.
+func locate(err error, tree *ast.File, file string) {
+	switch e := err.(type) { //nolint:errorlint // it is taken apart, not searched
+	case *InvalidSpecError:
+		e.File = file
+		for path := e.Field; path != ""; path = parentPath(path) {
 			p, perr := yaml.PathString(path)
 			if perr != nil {
 				continue
 			}
 			if node, ferr := p.FilterFile(tree); ferr == nil && node != nil {
-				inv.Line, inv.Col = node.GetToken().Position.Line, node.GetToken().Position.Column
-				break
+				e.Line, e.Col = node.GetToken().Position.Line, node.GetToken().Position.Column
+				return
 			}
 		}
+	case interface{ Unwrap() []error }:
+		for _, each := range e.Unwrap() {
+			locate(each, tree, file)
+		}
+	case interface{ Unwrap() error }:
+		locate(e.Unwrap(), tree, file)
 	}
-	return errors.Join(each...)
 }
 
 // parentPath cuts the last part of $.a[0].b; the parent of $ is "".

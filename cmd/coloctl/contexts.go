@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/coloctl/coloctl/colo"
 )
 
 const (
@@ -117,14 +118,14 @@ func readContexts() (*contextFile, error) {
 		return nil, err
 	}
 	f := &contextFile{}
-	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(f); err != nil && !errors.Is(err, io.EOF) {
-		return nil, &usageError{fmt.Errorf("%s: %s", path, yaml.FormatError(err, false, false))}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return f, nil
+	}
+	if err := colo.ReadYAML(data, path, "contexts", f, f.check); err != nil {
+		return nil, &usageError{err}
 	}
 	for i := range f.Contexts {
 		c := &f.Contexts[i]
-		if err := c.validate(); err != nil {
-			return nil, &usageError{fmt.Errorf("%s: %w", path, err)}
-		}
 		for _, p := range []*string{&c.Socket, &c.Identity, &c.Trust} {
 			if *p != "" && !filepath.IsAbs(*p) {
 				*p = filepath.Join(filepath.Dir(path), *p)
@@ -132,6 +133,16 @@ func readContexts() (*contextFile, error) {
 		}
 	}
 	return f, nil
+}
+
+func (f *contextFile) check() error {
+	var errs []error
+	for i := range f.Contexts {
+		if err := f.Contexts[i].validate(); err != nil {
+			errs = append(errs, &colo.InvalidSpecError{Field: fmt.Sprintf("$.contexts[%d]", i), Msg: err.Error()})
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // write replaces the file in one step.

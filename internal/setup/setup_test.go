@@ -44,6 +44,8 @@ func TestSiteRefusals(t *testing.T) {
 		{"witness on a link", "192.0.2.20:7790", "10.99.1.1:7790", "it would die with the node"},
 		{"witness without a port", "192.0.2.20:7790", "192.0.2.20", "expected host:port"},
 		{"two arbiters", "bridges:", "arbiter: none\nbridges:", "leave this out"},
+		{"a host's address", "host: 192.0.2.12", "host: \"n2 host!\"", `site.yaml:3:18: nodes[1].host: "n2 host!": expected an IP address or the name of a host`},
+		{"a word for a port", "bridges:", "api-port: many\nbridges:", `api-port: "many": expected a whole number`},
 		{"accelerator", "bridges:", "accel: fast\nbridges:", "expected kvm or tcg"},
 	} {
 		text := strings.Replace(siteYAML, x.old, x.new, 1)
@@ -204,5 +206,22 @@ func TestPlanStops(t *testing.T) {
 	broken = false
 	if did := run(t, p); strings.Join(did, "") != "bc" {
 		t.Errorf("%q", did)
+	}
+}
+
+// TestFirstVM: a spec that is not there is told with the place where it is named.
+func TestFirstVM(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "site.yaml")
+	if err := os.WriteFile(file, []byte("vm: web.yaml\n"+siteYAML), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadSite(file); err == nil || !strings.Contains(err.Error(), file+":1:5: vm: stat ") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "web.yaml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := LoadSite(file); err != nil || s.VM != filepath.Join(filepath.Dir(file), "web.yaml") {
+		t.Errorf("%+v, %v", s, err)
 	}
 }

@@ -52,11 +52,23 @@ func LoadSite(file string) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := ParseSite(data, file)
-	if err == nil && s.VM != "" && !filepath.IsAbs(s.VM) {
-		s.VM = filepath.Join(filepath.Dir(file), s.VM)
+	s := &Site{}
+	err = colo.ReadYAML(data, file, "site", s, func() error {
+		err := s.Validate()
+		if s.VM != "" && !filepath.IsAbs(s.VM) {
+			s.VM = filepath.Join(filepath.Dir(file), s.VM)
+		}
+		if s.VM != "" {
+			if _, serr := os.Stat(s.VM); serr != nil {
+				err = errors.Join(err, &colo.InvalidSpecError{Field: "$.vm", Msg: serr.Error() + ": expected a file with the spec of the first VM"})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	return s, nil
 }
 
 // ParseSite reads a site, strictly.
@@ -67,6 +79,9 @@ func ParseSite(data []byte, file string) (*Site, error) {
 	}
 	return s, nil
 }
+
+// hostName is what the resolver takes.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*\.?$`)
 
 var name = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$`)
 
@@ -109,6 +124,8 @@ func (s *Site) Validate() error {
 		named(at+".name", n.Name)
 		if n.Host == "" {
 			bad(at+".host", "missing: the address at which the other machines reach this one")
+		} else if _, err := netip.ParseAddr(n.Host); err != nil && !hostName.MatchString(n.Host) {
+			bad(at+".host", "%q: expected an IP address or the name of a host", n.Host)
 		}
 		if len(n.Links) == 0 {
 			bad(at+".links", "missing: at least one address on a replication network")
