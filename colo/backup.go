@@ -182,12 +182,12 @@ func ReadManifest(dir string) (m Manifest, err error) {
 	if err != nil {
 		return m, fmt.Errorf("%s is no backup: %w", dir, err)
 	}
-	err = yaml.Unmarshal(text, &m)
-	if err == nil && (m.VM == "" || m.ID == "" || m.Spec == "") {
-		err = errors.New("something is missing in it")
+	file := filepath.Join(dir, manifestName)
+	if err := yaml.Unmarshal(text, &m); err != nil {
+		return m, yamlError(err, file, "backup")
 	}
-	if err != nil {
-		return m, fmt.Errorf("%s: %w", filepath.Join(dir, manifestName), err)
+	if m.VM == "" || m.ID == "" || m.Spec == "" {
+		return m, fmt.Errorf("%s: something is missing in it", file)
 	}
 	return m, nil
 }
@@ -227,7 +227,7 @@ func (n *Node) Restore(ctx context.Context, o RestoreOptions) (_ *Spec, err erro
 	if slices.Contains(n.VMs(), s.Name) {
 		return nil, fmt.Errorf("%s: %w (%s)", s.Name, ErrVMExists, n.cfg.Name)
 	}
-	if err := n.launcher.Check(ctx, s); err != nil && !errors.Is(err, ErrImageMissing) {
+	if err := forNew(n.launcher.Check(ctx, s)); err != nil {
 		return nil, err
 	}
 	var made []string

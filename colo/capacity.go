@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -37,6 +39,8 @@ var (
 	ErrNoRoom = errors.New("no room on this node")
 	// ErrMACTaken is returned for a VM with a MAC address that another VM of the node has: on one LAN neither would be reached.
 	ErrMACTaken = errors.New("another VM of this node has this MAC address")
+	// ErrImageTaken is returned for a VM with an image that another VM of the node has and may write: only one of them could run.
+	ErrImageTaken = errors.New("another VM of this node has this image")
 )
 
 // NoRoomError says what a VM needs and what is left.
@@ -111,16 +115,21 @@ func (n *Node) admit(s *Spec, protected bool) error {
 	if slices.ContainsFunc(c.VMs, func(r Reservation) bool { return r.VM == s.Name }) {
 		return nil
 	}
+	return n.room(s, protected, c.Reserved)
+}
+
+// room refuses a VM that needs more than is left beside what is reserved. With nothing reserved it tells whether the VM could ever run here.
+func (n *Node) room(s *Spec, protected bool, reserved Limits) error {
 	r := s.reservation(protected)
-	if l := c.Limits.Memory; l > 0 && c.Reserved.Memory+r.Memory > l {
+	if l := n.cfg.Limits.Memory; l > 0 && r.Memory > l-reserved.Memory {
 		needs := r.Memory.String()
-		if r.Memory > s.Memory {
+		if r.Memory != s.Memory {
 			needs += " (twice its guest's, as a secondary does)"
 		}
-		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "memory", Needs: needs, Has: c.Reserved.Memory.String(), Limits: l.String()}
+		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "memory", Needs: needs, Has: reserved.Memory.String(), Limits: l.String()}
 	}
-	if l := c.Limits.VCPUs; l > 0 && c.Reserved.VCPUs+r.VCPUs > l {
-		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "virtual CPUs", Needs: fmt.Sprint(r.VCPUs), Has: fmt.Sprint(c.Reserved.VCPUs), Limits: fmt.Sprint(l)}
+	if l := n.cfg.Limits.VCPUs; l > 0 && reserved.VCPUs+r.VCPUs > l {
+		return &NoRoomError{VM: s.Name, Node: n.cfg.Name, What: "virtual CPUs", Needs: fmt.Sprint(r.VCPUs), Has: fmt.Sprint(reserved.VCPUs), Limits: fmt.Sprint(l)}
 	}
 	return nil
 }
@@ -149,4 +158,34 @@ func (n *Node) macsFree(s *Spec) error {
 		}
 	}
 	return nil
+}
+
+// imagesFree refuses a VM with an image of another one's that either of them may write. Files are compared by their paths, and where they are there by what they are.
+func (n *Node) imagesFree(s *Spec) error {
+	for _, m := range n.all() {
+		if m.name == s.Name {
+			continue
+		}
+		_, other := m.info()
+		for _, d := range s.Disks {
+			for _, o := range other.Disks {
+				if (!d.ReadOnly || !o.ReadOnly) && sameFile(d.path(n.cfg.StorageDir), o.path(n.cfg.StorageDir)) {
+					return fmt.Errorf("%s: %w: %s of its disk %s is that of %s's disk %s on %s", s.Name, ErrImageTaken, d.File, d.Name, other.Name, o.Name, n.cfg.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	if filepath.Clean(a) == filepath.Clean(b) {
+		return true
+	}
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	two, err := os.Stat(b)
+	return err == nil && os.SameFile(one, two)
 }

@@ -52,10 +52,10 @@ func (n *Node) place(ctx context.Context, s *Spec) (release func(), err error) {
 	if release, err = n.reserve(s.Name); err != nil {
 		return nil, err
 	}
-	if err = n.admit(s, false); err == nil {
-		err = n.launcher.Check(ctx, s)
+	if err = errors.Join(n.admit(s, false), n.imagesFree(s)); err == nil {
+		err = forNew(n.launcher.Check(ctx, s))
 	}
-	if err != nil && !errors.Is(err, ErrImageMissing) {
+	if err != nil {
 		release()
 		return nil, err
 	}

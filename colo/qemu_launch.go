@@ -24,6 +24,9 @@ import (
 // ErrImageMissing is returned by a launcher's Check when nothing but disk images is missing.
 var ErrImageMissing = blockrepl.ErrMissing
 
+// ErrNoFile is returned for a file that a VM needs besides its disks and that this node doesn't have.
+var ErrNoFile = errors.New("file is missing")
+
 // UnfitError says why a QEMU can't protect VMs.
 type UnfitError struct {
 	QEMU, Reason, Remedy string
@@ -38,7 +41,8 @@ type qemuLauncher struct {
 	host    netcompare.Host
 	version string
 	sandbox []string // of QEMU's command line; empty where it can't
-	unfit   error    // why this QEMU can't protect, though it has all that is needed
+	has     *hardware
+	unfit   error // why this QEMU can't protect, though it has all that is needed
 
 	noMPTCP error        // why connections can't use several links
 	links   sync.Mutex   // held while the kernel is told about them
@@ -108,6 +112,9 @@ func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
 		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install a QEMU with replication and COLO built in, such as Debian's"}
 	}
 	if err := l.checkCrypt(ctx, f, c, dir); err != nil {
+		return nil, err
+	}
+	if l.has, err = probeHardware(ctx, c, cfg.QEMU[0], l.version); err != nil {
 		return nil, err
 	}
 	if l.noMPTCP = l.host.CheckMPTCP(ctx); l.noMPTCP == nil {
@@ -185,7 +192,8 @@ func (l *qemuLauncher) parts(s *Spec) ([]blockrepl.Disk, []netcompare.NIC) {
 
 func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)
-	var errs, missing []error
+	var missing []error
+	errs := l.has.check(s)
 	for _, d := range disks {
 		if err := l.images.Check(ctx, d); errors.Is(err, blockrepl.ErrMissing) {
 			missing = append(missing, err)
@@ -202,7 +210,9 @@ func (l *qemuLauncher) Check(ctx context.Context, s *Spec) error {
 		if f == "" {
 			continue
 		}
-		if _, err := os.Stat(f); err != nil {
+		if _, err := os.Stat(f); errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("boot %w: %w", ErrNoFile, err))
+		} else if err != nil {
 			errs = append(errs, fmt.Errorf("boot file: %w", err))
 		}
 	}
@@ -236,13 +246,29 @@ func (l *qemuLauncher) checkStarter(ctx context.Context, s *Spec) error {
 	return err
 }
 
-// missingAsText keeps missing images in a message about worse things without letting the whole pass for ErrImageMissing.
+// alsoMissing keeps a missing image in a message about worse things without letting the whole pass for ErrImageMissing.
+type alsoMissing struct{ text string }
+
+func (e *alsoMissing) Error() string { return e.text }
+
 func missingAsText(missing []error) []error {
 	out := make([]error, len(missing))
 	for i, err := range missing {
-		out[i] = errors.New(err.Error())
+		out[i] = &alsoMissing{err.Error()}
 	}
 	return out
+}
+
+// forNew is what a launcher's Check finds wrong with a VM whose missing images are going to be made.
+func forNew(err error) error {
+	if errors.Is(err, ErrImageMissing) {
+		return nil
+	}
+	j, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return err
+	}
+	return errors.Join(slices.DeleteFunc(slices.Clone(j.Unwrap()), func(e error) bool { return errors.As(e, new(*alsoMissing)) })...)
 }
 
 func (l *qemuLauncher) CreateImages(ctx context.Context, s *Spec) (made []string, err error) {

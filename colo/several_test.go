@@ -22,7 +22,7 @@ func ranked(name string, priority int, mac string) *colo.Spec {
 }
 
 // TestAdmission: a VM that there is no room for is refused with the figures, on the node where it is made or started and on the one that is to protect it. One that has its room is not
-// refused when it comes back. Two VMs can't have the same MAC address.
+// refused when it comes back. Two VMs can't have the same MAC address or image.
 func TestAdmission(t *testing.T) {
 	t.Parallel()
 	p := newBare(t)
@@ -53,6 +53,17 @@ func TestAdmission(t *testing.T) {
 	twin := ranked("twin", 0, "52:54:00:00:00:02")
 	if err := n1.Create(ctx, twin); !errors.Is(err, colo.ErrMACTaken) || !strings.Contains(err.Error(), "db") {
 		t.Errorf("a MAC address twice: %v", err)
+	}
+	twin = ranked("twin", 0, "52:54:00:00:00:05")
+	twin.Disks[0].File = "./db.raw"
+	if err := n1.Create(ctx, twin); !errors.Is(err, colo.ErrImageTaken) || !strings.Contains(err.Error(), "db's disk vda") {
+		t.Errorf("an image twice: %v", err)
+	}
+	must(t, n1.Stop(ctx, "lone", colo.StopOptions{}))
+	huge := *lone
+	huge.Memory = 900 << 30
+	if err := n1.Edit(ctx, "lone", &huge, ""); !errors.Is(err, colo.ErrNoRoom) {
+		t.Errorf("more than the node gives: %v", err)
 	}
 
 	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))

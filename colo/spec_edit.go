@@ -70,6 +70,11 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			if err := m.n.candidate(a.spec); err != nil {
 				return err
 			}
+			if !runs { // what runs has its room, and its images
+				if err := errors.Join(m.n.room(a.spec, false, Limits{}), m.n.imagesFree(a.spec)); err != nil {
+					return err
+				}
+			}
 			return m.n.macsFree(a.spec)
 		}},
 		{Name: "check images, bridges and QEMU", Do: func(ctx context.Context) error {
@@ -88,10 +93,7 @@ func (m *machine) editPlan(a *editArgs) *Plan {
 			if runs { // its images are in use, by itself
 				return m.n.cfg.checkComparer(a.spec)
 			}
-			if err := m.n.launcher.Check(ctx, a.spec); err != nil && !errors.Is(err, ErrImageMissing) {
-				return err
-			}
-			return nil
+			return forNew(m.n.launcher.Check(ctx, a.spec))
 		}},
 		{Name: "make missing images", Do: func(ctx context.Context) error {
 			if runs || rec.Role == state.RoleSecondary {

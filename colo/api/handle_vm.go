@@ -55,11 +55,12 @@ func (s *Server) listVMs(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
-// readSpec reads a spec in JSON or YAML. It is valid.
-func readSpec(r *request) (*colo.Spec, error) {
+// readSpec reads a spec in JSON or YAML. It is valid. place is for later errors about its fields: it says where in the text they are.
+func readSpec(r *request) (spec *colo.Spec, place func(error) error, err error) {
+	place = func(err error) error { return err }
 	data, err := readBody(r.Request)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	switch t := media(r.Request); t {
 	case mediaYAML, "application/x-yaml", "text/yaml":
@@ -67,29 +68,30 @@ func readSpec(r *request) (*colo.Spec, error) {
 		if file == "" {
 			file = "spec"
 		}
-		return colo.ParseSpec(data, file)
+		spec, err = colo.ParseSpec(data, file)
+		return spec, func(err error) error { colo.LocateSpec(err, data, file); return err }, err
 	case "application/json":
 		s := &colo.Spec{}
 		if err := strict(data, s); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return s, s.Validate()
+		return s, place, s.Validate()
 	default:
-		return nil, apiErrorf(ErrBadRequest, "Content-Type %q: expected application/json or %s", t, mediaYAML)
+		return nil, nil, apiErrorf(ErrBadRequest, "Content-Type %q: expected application/json or %s", t, mediaYAML)
 	}
 }
 
 func (s *Server) createVM(w http.ResponseWriter, r *request) error {
-	spec, err := readSpec(r)
+	spec, place, err := readSpec(r)
 	if err != nil {
 		return err
 	}
 	r.vm = spec.Name
-	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckCreate(r.Context(), spec) }); done {
+	if done, err := dryRun(w, r, func() error { return place(s.opts.Node.CheckCreate(r.Context(), spec)) }); done {
 		return err
 	}
 	if err := s.opts.Node.Create(r.Context(), spec); err != nil {
-		return err
+		return place(err)
 	}
 	s.remark(r, "create", r.params["reason"])
 	w.Header().Set("Location", "/v1/vms/"+spec.Name)
@@ -150,7 +152,7 @@ func (s *Server) putSpec(w http.ResponseWriter, r *request) error {
 	if err := s.exists(r.vm); err != nil {
 		return err
 	}
-	spec, err := readSpec(r)
+	spec, place, err := readSpec(r)
 	if err != nil {
 		return err
 	}
@@ -159,7 +161,7 @@ func (s *Server) putSpec(w http.ResponseWriter, r *request) error {
 		tag = ""
 	}
 	if err := s.opts.Node.Edit(r.Context(), r.vm, spec, tag); err != nil {
-		return err
+		return place(err)
 	}
 	s.remark(r, "edit", r.params["reason"])
 	return s.replyVM(w, r.Context(), r.vm, http.StatusOK)
