@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -71,6 +72,9 @@ func vmRestore(cc *cli.Context, s *site) error {
 		return tellSteps(cc, cc.String("name"), t, "restore", []string{"copy the images of " + dir + " to the storage folder", "store the VM"})
 	}
 	made, err := t.Restore(cc.Context, api.RestoreRequest{Request: api.Request{Reason: cc.String("reason")}, RestoreOptions: colo.RestoreOptions{Dir: dir, Name: cc.String("name")}})
+	if errors.Is(err, colo.ErrVMExists) {
+		return &taskError{"restore on " + t.Name, err, "give the restored VM a name of its own: --name NEW"}
+	}
 	if err != nil {
 		return attempt(err, "restore", cc.String("name"), t)
 	}

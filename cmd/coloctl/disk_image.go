@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -76,6 +77,9 @@ func makeImage(cc *cli.Context, s *site, node, verb string, in colo.ImageRequest
 		return err
 	}
 	made, err := t.MakeImage(cc.Context, api.ImageRequest{Request: api.Request{Reason: cc.String("reason")}, ImageRequest: in})
+	if in.From != "" && errors.Is(err, colo.ErrImageMissing) {
+		return &taskError{"disk " + verb + " on " + t.Name, err, "the node's daemon reads it: bring the image to " + t.Name}
+	}
 	if err != nil {
 		return attempt(err, "disk "+verb, in.File, t)
 	}

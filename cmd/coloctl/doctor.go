@@ -139,11 +139,9 @@ func (f *findings) examineNode(cc *cli.Context, t *target) string {
 	took := time.Since(begun)
 	f.add("daemon of "+t.String(), nil, fmt.Sprintf("%s, up for %s", n.Version, short(time.Since(n.Begun))), "")
 	f.clock("clock of "+t.String(), n.Now, begun, took)
-	var none error
-	if n.Arbiter == "none" {
-		none = errors.New("none: after a loss only proof or a person lets the other copy go on")
+	if n.Arbiter == "none" { // of one that there is its health tells
+		f.add("arbiter of "+t.String(), errors.New("none: after a loss only proof or a person lets the other copy go on"), "", "configure a witness, etcd or a fence agent on both nodes")
 	}
-	f.add("arbiter of "+t.String(), none, n.Arbiter, "configure a witness, etcd or a fence agent on both nodes")
 	for _, vm := range n.VMs {
 		s, err := t.Status(cc.Context, vm, false)
 		if err != nil || s.Replication == nil {

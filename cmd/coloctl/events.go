@@ -19,7 +19,7 @@ func eventsCommand(r rules) *cli.Command {
 	return r.remote(&cli.Command{Name: "events", Usage: "print what the daemons have noticed since their start, of one VM or of all", Flags: []cli.Flag{
 		&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "print what happens from now on, until interrupted"},
 		&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "with --follow: begin with what is there"},
-		&cli.StringSliceFlag{Name: "kind", Usage: "only of this `KIND` (state, step, progress, peer, ...); may be given more than once"},
+		&cli.StringSliceFlag{Name: "kind", Usage: "only of this `KIND`: state, step, progress, peer, disk, resync, ...; may be given more than once"},
 	}, Action: withSite(events)}, operands{max: 1, usage: "[VM]"})
 }
 
@@ -32,8 +32,14 @@ type nodeEvent struct {
 }
 
 func events(cc *cli.Context, s *site) error {
+	for _, k := range cc.StringSlice("kind") {
+		if !slices.Contains(eventKinds, k) {
+			return usagef("--kind %q: expected one of %s", k, strings.Join(eventKinds, ", "))
+		}
+	}
 	follow := cc.Bool("follow")
-	q := api.EventQuery{VM: cc.Args().First(), Kinds: cc.StringSlice("kind"), Once: !follow}
+	vm := cc.Args().First()
+	q := api.EventQuery{VM: vm, Kinds: cc.StringSlice("kind"), Once: !follow}
 	if !follow || cc.Bool("all") {
 		q.After = "0"
 	}
@@ -64,8 +70,16 @@ func events(cc *cli.Context, s *site) error {
 			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v\n", s.Nodes[i], err)
 		}
 	}
+	if vm != "" && len(p.held) == 0 && len(q.Kinds) == 0 {
+		if _, err := s.Look(cc.Context, vm); err != nil { // nothing was noticed: is there such a VM?
+			return attempt(err, "events of", vm, nil)
+		}
+	}
 	return p.flush()
 }
+
+// eventKinds are the kinds of events that daemons of this version know.
+var eventKinds = []string{"backup", "conflict", "decision", "disk", "overlays", "peer", "progress", "record", "recovery", "resync", "state", "step", "verify"}
 
 // writeError is of stdout.
 type writeError struct{ error }

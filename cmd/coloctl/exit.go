@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
@@ -74,7 +75,7 @@ func exitCode(err error) int {
 // refused tells whether a person has to remedy something first.
 func refused(err error) bool {
 	for _, target := range []error{lab.ErrPrecondition, lab.ErrExists, colo.ErrVMExists, pki.ErrExists, pki.ErrNoAuthority, pki.ErrRotating, pki.ErrLooseMode,
-		setup.ErrOther, setup.ErrUnfit, setup.ErrBundle} {
+		setup.ErrOther, setup.ErrUnfit, setup.ErrBundle, fs.ErrExist, colo.ErrImageMissing} {
 		if errors.Is(err, target) {
 			return true
 		}

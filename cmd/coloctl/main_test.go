@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/lab"
 )
@@ -156,6 +158,9 @@ func TestExitCode(t *testing.T) {
 		{lab.ErrUnknownScenario, 2},
 		{lab.ErrNoLab, 3},
 		{lab.ErrExists, 4},
+		{errExists, 4},
+		{pki.ErrExists, 4},
+		{fs.ErrExist, 4},
 		{&lab.PreconditionError{Op: "x", Err: lab.ErrNoTun}, 4},
 		{errTimeout, 5},
 		{context.DeadlineExceeded, 5},
@@ -196,6 +201,8 @@ func TestMessages(t *testing.T) {
 		{"help vm nonsense", exitUsage, `"nonsense"; see: coloctl vm --help`},
 		{"status -contxt x", exitUsage, "coloctl status: flag provided but not defined: -contxt; see: coloctl status --help"},
 		{"context add foo --node n1=1.2.3.4 --identity x --trust y", exitUsage, "expected HOST:PORT"},
+		{"vm create -f /no/such/file.yaml", exitUsage, "-f: open /no/such/file.yaml: no such file or directory"},
+		{"events --kind nonsense", exitUsage, `"nonsense": expected one of backup, `},
 		{"disk create x.raw n1 --size 10apples", exitUsage, "10apples"},
 	}
 	for _, tt := range tests {

@@ -88,6 +88,14 @@ func pkiFolder(cc *cli.Context) (string, error) {
 	return filepath.Join(base, "pki"), err
 }
 
+// dirFlag is --dir as it was given, for the next command.
+func dirFlag(cc *cli.Context) string {
+	if dir := cc.String("dir"); dir != "" {
+		return " --dir " + dir
+	}
+	return ""
+}
+
 func authorityOptions(cc *cli.Context) (dir string, o pki.AuthorityOptions, err error) {
 	o = pki.AuthorityOptions{Name: cc.String("name"), Life: cc.Duration("life")}
 	if o.Life < time.Hour {
@@ -106,7 +114,7 @@ func pkiInit(cc *cli.Context) error {
 		return attempt(err, "make an authority in "+dir, "", nil)
 	}
 	return tellPKI(cc, pkiResult{Folder: dir, Trust: filepath.Join(dir, pki.TrustFile)},
-		"next: coloctl pki issue node NAME for each node, coloctl pki issue admin NAME for yourself")
+		fmt.Sprintf("next: coloctl pki issue%[1]s node NAME for each node, coloctl pki issue%[1]s admin NAME for yourself", dirFlag(cc)))
 }
 
 func pkiIssue(cc *cli.Context) error {
@@ -150,7 +158,7 @@ func pkiRotate(cc *cli.Context) error {
 		return attempt(err, "rotate the authority in "+dir, "", nil)
 	}
 	return tellPKI(cc, pkiResult{Folder: dir, Trust: filepath.Join(dir, pki.TrustFile)},
-		"next: give ca.crt to everybody, then a new certificate (coloctl pki issue --renew), then: coloctl pki retire, and ca.crt once more")
+		"next: give ca.crt to everybody, then a new certificate (coloctl pki issue --renew"+dirFlag(cc)+"), then: coloctl pki retire"+dirFlag(cc)+", and ca.crt once more")
 }
 
 func pkiRetire(cc *cli.Context) error {

@@ -84,7 +84,7 @@ func readSpec(cc *cli.Context) (api.SpecText, *colo.Spec, error) {
 		data, err = os.ReadFile(name)
 	}
 	if err != nil {
-		return api.SpecText{}, nil, err
+		return api.SpecText{}, nil, &usageError{fmt.Errorf("-f: %w", err)}
 	}
 	spec, err := colo.ParseSpec(data, name)
 	return api.SpecText{YAML: data, File: name}, spec, err

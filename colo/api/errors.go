@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 
 	"github.com/coloctl/coloctl/blockrepl"
@@ -84,6 +85,7 @@ var sentinels = []struct {
 	{"not_candidate", colo.ErrNotCandidate, http.StatusConflict, ExitRefused, false},
 	{"no_room", colo.ErrNoRoom, http.StatusConflict, ExitRefused, false},
 	{"mac_taken", colo.ErrMACTaken, http.StatusConflict, ExitRefused, false},
+	{"image_taken", colo.ErrImageTaken, http.StatusConflict, ExitRefused, false},
 	{"disks_dont_shrink", colo.ErrShrink, http.StatusConflict, ExitRefused, false},
 	{"spec_changed", colo.ErrSpecChanged, http.StatusPreconditionFailed, ExitRefused, false},
 	{"vm_runs", colo.ErrNotWhileRunning, http.StatusConflict, ExitRefused, false},
@@ -103,9 +105,11 @@ var sentinels = []struct {
 	{"arbiter_conflict", arbiter.ErrConflict, http.StatusConflict, ExitRefused, false},
 	{"arbiter_has_record", colo.ErrHasRecord, http.StatusConflict, ExitRefused, false},
 	{"other_arbiter", colo.ErrOtherArbiter, http.StatusConflict, ExitNoArbiter, false},
+	{"file_missing", colo.ErrNoFile, http.StatusConflict, ExitRefused, false},
 	{"image_missing", colo.ErrImageMissing, http.StatusConflict, ExitRefused, false},
 	{"image_read_only_missing", blockrepl.ErrMediumMissing, http.StatusConflict, ExitRefused, false},
 	{"image_exists", blockrepl.ErrExists, http.StatusConflict, ExitRefused, false},
+	{"file_exists", fs.ErrExist, http.StatusConflict, ExitRefused, false},
 	{"no_record_of_writes", blockrepl.ErrNoBitmap, http.StatusConflict, ExitRefused, false},
 	{"invalid_disk", blockrepl.ErrInvalidDisk, http.StatusUnprocessableEntity, ExitUsage, false},
 	{"image_in_use", blockrepl.ErrInUse, http.StatusConflict, ExitRefused, false},
@@ -180,7 +184,7 @@ func describe(err error, node, vm string) (body ErrorBody, status int) {
 		body.Refused = &Refusal{refused.State, refused.Event}
 		if first {
 			body.Code, body.Exit, status = "refused", ExitRefused, http.StatusConflict
-			if refused.State == colo.Stopped || refused.State == colo.Outdated {
+			if notRunning(refused) {
 				body.Exit = ExitNotRunning
 			}
 		}
@@ -206,6 +210,17 @@ func describe(err error, node, vm string) (body ErrorBody, status int) {
 		body.Fields = append(body.Fields, FieldBody{Field: field.field, Message: field.msg, Line: field.line, Col: field.col})
 	}
 	return body, status
+}
+
+// notRunning says whether all that is missing for a request is that the VM runs, or is protected.
+func notRunning(e *colo.UnexpectedEventError) bool {
+	switch e.State {
+	case colo.Stopped, colo.Outdated:
+		return true
+	case colo.Solo:
+		return e.Event == colo.ReqSwitchover
+	}
+	return false
 }
 
 // invalidFields collects all wrong fields of a joined error.

@@ -15,8 +15,10 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/netcompare"
 )
 
 // cross takes an error over the wire.
@@ -70,11 +72,8 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 func TestTypedErrorsAreRebuilt(t *testing.T) {
 	refused := &colo.UnexpectedEventError{VM: "web", State: colo.Solo, Event: colo.ReqSwitchover}
 	var gotRefused *colo.UnexpectedEventError
-	if e := cross(t, refused); !errors.As(e, &gotRefused) || *gotRefused != *refused || e.Body.Exit != ExitRefused {
+	if e := cross(t, refused); !errors.As(e, &gotRefused) || *gotRefused != *refused || e.Body.Exit != ExitNotRunning {
 		t.Errorf("%+v", e)
-	}
-	if e := cross(t, &colo.UnexpectedEventError{VM: "web", State: colo.Stopped, Event: colo.ReqProtect}); e.Body.Exit != ExitNotRunning {
-		t.Errorf("exit code of a VM that does not run: %d", e.Body.Exit)
 	}
 	differs := &colo.PeerMismatchError{What: "the version of QEMU", Here: "11.1.3", There: "10.0.0"}
 	var gotDiffers *colo.PeerMismatchError
@@ -138,6 +137,32 @@ func TestAllSentinelsCross(t *testing.T) {
 						}
 					}
 				}
+			}
+		}
+	}
+}
+
+// TestExitCodesOfLikeCases: what is alike to a person has the same exit code.
+func TestExitCodesOfLikeCases(t *testing.T) {
+	refused := func(s colo.State, e colo.EventKind) error {
+		return &colo.UnexpectedEventError{VM: "web", State: s, Event: e}
+	}
+	for what, like := range map[string]struct {
+		exit int
+		errs []error
+	}{
+		"not running, or not protected": {ExitNotRunning, []error{refused(colo.Stopped, colo.ReqProtect), refused(colo.Stopped, colo.ReqSwitchover),
+			refused(colo.Outdated, colo.ReqUnprotect), refused(colo.Solo, colo.ReqSwitchover), colo.ErrNotProtected}},
+		"possible, but not now":            {ExitRefused, []error{refused(colo.Protected, colo.ReqEdit), refused(colo.Solo, "delete"), colo.ErrNotWhileRunning, colo.ErrBackupRuns}},
+		"something is missing on the node": {ExitRefused, []error{colo.ErrNoFile, colo.ErrImageMissing, blockrepl.ErrMediumMissing, netcompare.ErrNoBridge}},
+		"there already, or another VM's":   {ExitRefused, []error{colo.ErrVMExists, blockrepl.ErrExists, colo.ErrMACTaken, colo.ErrImageTaken, fs.ErrExist}},
+		"typed wrongly":                    {ExitUsage, []error{&colo.InvalidSpecError{Field: "$.machine", Msg: "x"}, ErrBadRequest, blockrepl.ErrInvalidDisk}},
+		"a name that is not there":         {ExitError, []error{colo.ErrNoVM, ErrNoOperation}},
+		"no arbiter":                       {ExitNoArbiter, []error{colo.ErrNoArbiter, arbiter.ErrUnreachable, arbiter.ErrNoRecord}},
+	} {
+		for _, err := range like.errs {
+			if got := cross(t, fmt.Errorf("web on n1: %w", err)).Body.Exit; got != like.exit {
+				t.Errorf("%s: %v: exit code %d, want %d", what, err, got, like.exit)
 			}
 		}
 	}

@@ -42,5 +42,5 @@ func (s *Server) authorize(c Caller, rt *route) error {
 		}
 		need = strings.Join(roles, " or ")
 	}
-	return apiErrorf(ErrForbidden, "%s needs the role %s; %s has %s", rt, need, c.Name, c.Role)
+	return apiErrorf(ErrForbidden, "%s needs the role %s; %s has %s", rt.task(), need, c.Name, c.Role)
 }

@@ -28,6 +28,28 @@ type route struct {
 	do       func(s *Server, w http.ResponseWriter, r *request) error
 }
 
+// task names what a route does as people know it: the command, as far as there is one.
+func (rt *route) task() string {
+	switch rt.String() {
+	case "POST /v1/vms":
+		return "vm create"
+	case "DELETE /v1/vms/{vm}":
+		return "vm delete"
+	case "PUT /v1/vms/{vm}/spec":
+		return "vm edit"
+	}
+	var words []string
+	for _, w := range strings.Split(strings.TrimPrefix(rt.path, "/v1/"), "/") {
+		if !strings.HasPrefix(w, "{") && w != "vms" {
+			words = append(words, w)
+		}
+	}
+	if rt.method == "GET" {
+		words = append([]string{"reading"}, words...)
+	}
+	return strings.Join(words, " ")
+}
+
 func (rt *route) String() string { return rt.method + " " + rt.path }
 
 // request is what a handler needs of one.

@@ -75,7 +75,11 @@ func (c *Config) Inspect() []Finding {
 	creds, err := c.Credentials()
 	out.add("certificate", usable(creds, err), c.TLS.Identity, "issue one with coloctl pki issue node "+c.Node)
 	_, err = c.SocketGID()
-	out.add("socket group", err, c.API.SocketGroup, "make the group, or name another one in api.socket-group")
+	group := c.API.SocketGroup
+	if group == "" {
+		group = "none: the socket is its owner's and root's"
+	}
+	out.add("socket group", err, group, "make the group, or name another one in api.socket-group")
 	links, bridges := c.network()
 	for i, l := range c.Links {
 		out.add("link "+l.Name, links[i], l.Address, "give this host the address, or name the one it has")

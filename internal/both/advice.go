@@ -27,7 +27,7 @@ var remedies = []struct {
 	{colo.ErrPeerUnreachable, "see: coloctl node list"},
 	{colo.ErrImageMissing, "put the image back, or make the VM again: coloctl vm create"},
 	{blockrepl.ErrInUse, "end the program that holds the image"},
-	{netcompare.ErrNoBridge, "make the bridge on that node, or name another one: coloctl vm edit"},
+	{netcompare.ErrNoBridge, "make the bridge on that node, or name another one in the VM's spec"},
 	{api.ErrNoOperation, "see what became of it: coloctl status"},
 	{api.ErrForbidden, "use a certificate with that role (coloctl pki issue)"},
 	{api.ErrUnauthenticated, "make a certificate for yourself: coloctl pki issue"},
@@ -77,8 +77,10 @@ func refusedAdvice(e *colo.UnexpectedEventError) string {
 		}
 	case colo.Protected, colo.Syncing, colo.Attaching:
 		switch e.Event {
-		case "delete", colo.ReqEdit:
+		case "delete":
 			return "stop it first: coloctl vm stop " + e.VM
+		case colo.ReqEdit:
+			return "let it run alone first: coloctl unprotect " + e.VM
 		case colo.ReqForce:
 			return "for a planned change of roles: coloctl switchover " + e.VM
 		}

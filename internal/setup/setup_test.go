@@ -44,7 +44,7 @@ func TestSiteRefusals(t *testing.T) {
 		{"witness on a link", "192.0.2.20:7790", "10.99.1.1:7790", "it would die with the node"},
 		{"witness without a port", "192.0.2.20:7790", "192.0.2.20", "expected host:port"},
 		{"two arbiters", "bridges:", "arbiter: none\nbridges:", "leave this out"},
-		{"a host's address", "host: 192.0.2.12", "host: \"n2 host!\"", `site.yaml:3:18: nodes[1].host: "n2 host!": expected an IP address or the name of a host`},
+		{"a host's address", "host: 192.0.2.12", "host: \"n2 host!\"", `site.yaml:3:22: nodes[1].host: "n2 host!": expected an IP address or the name of a host`},
 		{"a word for a port", "bridges:", "api-port: many\nbridges:", `api-port: "many": expected a whole number`},
 		{"accelerator", "bridges:", "accel: fast\nbridges:", "expected kvm or tcg"},
 	} {
