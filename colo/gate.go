@@ -20,6 +20,13 @@ type Gated interface {
 	Unguard(ctx context.Context) error
 }
 
+// Sure is a [Copy] whose comparer lets out what both copies have said only while it is sure that the peer's is a secondary: within checkpointTerm of the beginning of
+// the last checkpoint, which it sees itself, and until a moment that it is told.
+type Sure interface {
+	// Sure may be called at any moment. However late it is carried out, the moment stays.
+	Sure(until time.Time) error
+}
+
 func (c *qemuCopy) Guard(ctx context.Context) error {
 	return c.eachNIC(func(n netcompare.NIC) error { return c.l.host.Guard(ctx, n) })
 }
@@ -46,7 +53,11 @@ func (c *qemuCopy) Unguard(ctx context.Context) error {
 func (m *machine) checkpointTerm() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return time.Duration(m.spec.Protection.CheckpointDelay) + m.n.cfg.HeartbeatInterval
+	return m.spec.Protection.term(m.n.cfg.HeartbeatInterval)
+}
+
+func (p *ProtectionSpec) term(heartbeat time.Duration) time.Duration {
+	return time.Duration(p.CheckpointDelay) + heartbeat
 }
 
 // leaseEnd is until when this primary may say what COLO doesn't hold. The caller holds leasing.
@@ -141,20 +152,29 @@ func (m *machine) unguard(ctx context.Context, c Copy) error {
 	return g.Unguard(ctx)
 }
 
-// renew gives a guarded primary its next lease.
+// renew gives a primary its next lease: the gate in the kernel and the comparer.
 func (m *machine) renew(ctx context.Context) {
 	m.leasing.Lock()
 	defer m.leasing.Unlock()
 	m.mu.Lock()
 	c, s, guarded := m.copy, m.state, m.guarded
 	m.mu.Unlock()
-	g, ok := c.(Gated)
-	if !ok || !guarded || (s != Protected && s != Attaching && s != Detaching && s != SwitchingOver) {
+	if c == nil || s != Protected && s != Attaching && s != Detaching && s != SwitchingOver {
 		return
 	}
 	end := m.leaseEnd(c)
 	d := time.Until(end)
 	if d <= 0 {
+		return
+	}
+	if c, ok := c.(Sure); ok {
+		if err := c.Sure(end); err != nil {
+			m.log.Warn("the comparer's lease was not renewed", "err", err)
+		}
+	}
+	g, ok := c.(Gated)
+	if !ok || !guarded {
+		m.leased = end
 		return
 	}
 	err := g.Lease(ctx, d)

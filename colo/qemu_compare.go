@@ -64,10 +64,19 @@ func (c *qemuCopy) startComparer(ctx context.Context) error {
 	k := c.l.keeper(c.spec.Name)
 	if err := k.Start(ctx, comparer.Config{
 		VM: c.spec.Name, QMP: filepath.Join(c.dir, compareSocket), NICs: netcompare.ComparerNICs(c.nics, c.compareOptions()), Settings: p.settings(),
+		Term: p.term(c.l.cfg.HeartbeatInterval),
 	}); err != nil {
 		return err
 	}
 	c.keeper.Store(k)
+	return nil
+}
+
+// Sure tells the comparer, if there is one, that the peer's copy is a secondary until then.
+func (c *qemuCopy) Sure(until time.Time) error {
+	if k := c.keeper.Load(); k != nil {
+		return k.Until(until)
+	}
 	return nil
 }
 

@@ -26,6 +26,8 @@ type Config struct {
 	QMP      string   `json:"qmp"` // socket that is the comparer's alone
 	NICs     []NIC    `json:"nics"`
 	Settings Settings `json:"settings"`
+	// Term is how long after the beginning of a checkpoint packets may leave when nobody prolongs it, see [Lease]. 0: for ever.
+	Term time.Duration `json:"term"`
 }
 
 // NIC is where one NIC's packets come from and go to.

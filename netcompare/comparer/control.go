@@ -35,6 +35,7 @@ type Status struct {
 	PauseP50 time.Duration `json:"pause_p50"`    // of the last checkpoints, from STOP to RESUME
 	PauseP99 time.Duration `json:"pause_p99"`    // the same
 	Settings Settings      `json:"settings"`     // in force
+	Lapses   uint64        `json:"lapses"`       // how often packets waited because it wasn't sure of the secondary
 	Turns    uint64        `json:"turns"`        // of the loop
 	Peak     int64         `json:"resident_max"` // bytes of memory of the process at its peak
 	// FailedWrites are the block nodes on which QEMU has reported a write that failed since COLO began. QEMU says so once, to who listens: this
@@ -66,7 +67,7 @@ func (p *pauses) quantile(q float64) time.Duration {
 // status must be called in the loop.
 func (l *loop) status() Status {
 	s := Status{PID: os.Getpid(), VM: l.cfg.VM, InColo: l.inColo, Held: l.holdWhy, Live: l.eng.Live(), Engine: l.eng.Stats(), Memory: l.pool.Used(),
-		PauseP50: l.pauses.quantile(0.5), PauseP99: l.pauses.quantile(0.99), Settings: l.cfg.Settings, Turns: l.turns, FailedWrites: slices.Clone(l.failed)}
+		PauseP50: l.pauses.quantile(0.5), PauseP99: l.pauses.quantile(0.99), Settings: l.cfg.Settings, Turns: l.turns, Lapses: l.lapses, FailedWrites: slices.Clone(l.failed)}
 	for _, o := range l.out {
 		s.OutLost += o.dropped
 	}
@@ -153,7 +154,7 @@ func (l *loop) listen(path string) (stop func(), err error) {
 		return status(w, r)
 	}))
 	mux.HandleFunc("POST /checkpoint", in(func(w http.ResponseWriter, r *http.Request) (any, error) {
-		if !l.do(r.Context(), func() { l.eng.Ask(time.Now().UnixNano()) }) {
+		if !l.do(r.Context(), func() { l.eng.Ask(monotonic()) }) {
 			return nil, busy
 		}
 		return status(w, r)
@@ -195,6 +196,7 @@ func metrics(s Status) string {
 	put("covered_packets_total", "counter", "Packets that a checkpoint let go.", e.Covered, "")
 	put("dropped_packets_total", "counter", "Packets that a bound or the end of COLO has dropped.", e.Dropped+s.OutLost, "")
 	put("checkpoints_total", "counter", "Checkpoints seen.", e.Checkpoints, "")
+	put("lapses_total", "counter", "How often packets waited because it was not sure that the other copy is a secondary.", s.Lapses, "")
 	help := "Checkpoints that were asked for, by reason."
 	reasons := make([]string, 0, len(e.Asked))
 	for why := range e.Asked {

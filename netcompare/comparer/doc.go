@@ -11,6 +11,8 @@
 // When the process ends, or is killed, QEMU drops what the guest says (see package netcompare): nothing leaves unseen. A
 // new process holds everything until a checkpoint, which it asks for at once.
 //
+// What leaves, leaves only while the process is sure that the other copy is a secondary, see [Lease].
+//
 // The process must not stand still for long: QEMU's main loop waits when its sockets to it are full.
 //
 // # The hand

@@ -35,6 +35,10 @@ type Keeper struct {
 	quit   context.CancelFunc
 	ended  chan struct{}
 	once   sync.Once
+
+	leasing sync.Mutex
+	lease   *Lease // nil before the first one, and after Leave
+	left    bool
 }
 
 // Start writes the configuration, starts the comparer and returns when it has connected to QEMU. From then on it is started
@@ -212,9 +216,34 @@ func (k *Keeper) end(ctx context.Context) error {
 	}
 }
 
+// Until prolongs the time in which the comparer is sure of the secondary, see [Lease].
+func (k *Keeper) Until(t time.Time) error {
+	k.leasing.Lock()
+	defer k.leasing.Unlock()
+	if k.left {
+		return nil
+	}
+	if k.lease == nil {
+		var err error
+		if k.lease, err = OpenLease(k.Dir); err != nil {
+			return err
+		}
+	}
+	k.lease.Until(t)
+	return nil
+}
+
 // Leave lets the comparer run on without this Keeper.
 func (k *Keeper) Leave() {
 	k.once.Do(func() {
+		k.leasing.Lock()
+		k.left = true
+		if k.lease != nil {
+			if err := k.lease.Close(); err != nil {
+				k.Log.Warn("the comparer's lease", "err", err)
+			}
+		}
+		k.leasing.Unlock()
 		if k.quit != nil {
 			k.quit()
 			<-k.ended
@@ -227,7 +256,7 @@ func (k *Keeper) Leave() {
 func (k *Keeper) Stop(ctx context.Context) error {
 	k.Leave()
 	errs := []error{k.end(ctx)}
-	for _, f := range []string{configFile, socketFile, lockFile} {
+	for _, f := range []string{configFile, socketFile, lockFile, leaseFile} {
 		if err := os.Remove(filepath.Join(k.Dir, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -21,6 +21,8 @@ const (
 	dialTimeout = 5 * time.Second
 	// askAgain is when a checkpoint that a new process needs is asked for again.
 	askAgain = 500 * time.Millisecond
+	// lookAtLease is how soon a daemon's word is noticed while something waits for it.
+	lookAtLease = 10 * time.Millisecond
 	// readsATurn bounds how often one socket is read before the others get their turn.
 	readsATurn = 8
 	// priority is the process's nice value where that is permitted.
@@ -56,6 +58,12 @@ type loop struct {
 	turns   uint64
 	pauses  pauses
 	stopAt  time.Time
+
+	lease     *Lease
+	stopped   int64  // when the guest stopped last, by the monotonic clock
+	sureUntil int64  // see Lease
+	unsure    bool   // something waits because of it
+	lapses    uint64 // how often that was so
 }
 
 // Release is compare.Output.
@@ -175,7 +183,7 @@ func (l *loop) run(ctx context.Context) error {
 			add(l.pri[i].fd, unix.POLLIN)
 			add(l.sec[i].fd, unix.POLLIN)
 			add(l.out[i].fd, 0)
-			if l.out[i].waiting() {
+			if l.out[i].waiting() && !l.unsure {
 				fds[len(fds)-1].Events = unix.POLLOUT
 			}
 		}
@@ -206,7 +214,7 @@ func (l *loop) run(ctx context.Context) error {
 
 // once reads all sockets and judges what has come. again means that there is more to read.
 func (l *loop) once() (again bool, err error) {
-	now := time.Now().UnixNano()
+	now := monotonic()
 	for i, s := range l.sec {
 		more := true
 		for n := 0; more && n < readsATurn; n++ {
@@ -227,10 +235,8 @@ func (l *loop) once() (again bool, err error) {
 	if err := l.judge(now); err != nil {
 		return false, err
 	}
-	for i, o := range l.out {
-		if err := o.flush(l.iov); err != nil {
-			return false, fmt.Errorf("NIC %s: the way out: %w", l.cfg.NICs[i].Name, err)
-		}
+	if err := l.flush(); err != nil {
+		return false, err
 	}
 	return again || more, l.mon.flush()
 }
@@ -283,7 +289,7 @@ func (l *loop) judge(now int64) error {
 				}
 			}
 			// Otherwise what was read may be of after it.
-			l.running, l.stopAt = false, time.Now()
+			l.running, l.stopAt, l.stopped = false, time.Now(), monotonic()-int64(m.Timestamp.age())
 			l.eng.Stopped(now)
 			id, err := l.mon.send("query-status", nil)
 			if err != nil {
@@ -319,6 +325,7 @@ func (l *loop) resumed(now int64) {
 	switch {
 	case l.inColo && !l.paused:
 		l.eng.Resumed(now)
+		l.proven(l.stopped)
 		l.pauses.add(time.Since(l.stopAt))
 	default:
 		l.eng.Continued(now)
@@ -333,6 +340,7 @@ func (l *loop) heed(m *message) {
 		switch m.Data.Status {
 		case "colo":
 			l.inColo, l.began = true, m.Timestamp
+			l.proven(monotonic() - int64(m.Timestamp.age()))
 		case "failed", "completed", "cancelled":
 			l.hold("the migration is " + m.Data.Status)
 		}
@@ -362,14 +370,20 @@ func (l *loop) hold(why string) {
 	l.log.Info("nothing leaves any more", "why", why)
 	l.inColo, l.holdWhy = false, why
 	l.eng.Hold()
+	for _, o := range l.out {
+		o.drop()
+	}
 }
 
 // tick is how long there is nothing to do without a packet.
 func (l *loop) tick() time.Duration {
-	now := time.Now()
+	now, clock := time.Now(), monotonic()
 	wait := time.Minute
-	if next := l.eng.Tick(now.UnixNano()); next > 0 {
-		wait = min(wait, max(0, time.Duration(next-now.UnixNano())))
+	if next := l.eng.Tick(clock); next > 0 {
+		wait = min(wait, max(0, time.Duration(next-clock)))
+	}
+	if l.unsure { // nobody says when the daemon has prolonged it
+		wait = min(wait, lookAtLease)
 	}
 	if l.inColo && l.running && !l.eng.Live() { // began in the middle of COLO
 		if now.Sub(l.askedAt) >= askAgain {
@@ -430,6 +444,11 @@ func Run(ctx context.Context, dir string, log *slog.Logger) error {
 	l := &loop{cfg: cfg, log: log, pool: new(compare.Pool), wake: wake, control: make(chan func(), 16), iov: make([][]byte, 0, 64)}
 	defer l.close()
 	l.eng = compare.New(cfg.Settings.engine(), l, l.pool)
+	if l.lease, err = OpenLease(dir); err != nil {
+		return err
+	}
+	defer l.lease.Close()
+	l.lease.until.Store(0) // of before the machine's last start, perhaps
 	if err := l.open(); err != nil {
 		return err
 	}

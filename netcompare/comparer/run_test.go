@@ -46,6 +46,8 @@ type qemu struct {
 	run  string              // query-status
 	colo string              // query-migrate
 	outs []string            // what was released
+	ago  time.Duration       // since what it tells of
+	term time.Duration
 }
 
 func newQEMU(t *testing.T) *qemu {
@@ -93,7 +95,7 @@ func newQEMU(t *testing.T) *qemu {
 }
 
 func (q *qemu) config() Config {
-	return Config{VM: "web", QMP: filepath.Join(q.dir, "qmp"), Settings: Settings{Delay: 300 * time.Millisecond},
+	return Config{VM: "web", Term: q.term, QMP: filepath.Join(q.dir, "qmp"), Settings: Settings{Delay: 300 * time.Millisecond},
 		NICs: []NIC{{Name: "net0", VNetHdr: true, Primary: filepath.Join(q.dir, "pri"), Secondary: filepath.Join(q.dir, "sec"), Out: filepath.Join(q.dir, "out"),
 			Reader: Object{ID: "redin-net0", Type: "filter-redirector", Props: map[string]any{"indev": "co-net0"}}}}}
 }
@@ -175,7 +177,7 @@ func (q *qemu) event(name, data string) {
 	case "MIGRATION":
 		q.colo = "colo"
 	}
-	fmt.Fprintf(q.conn["qmp"], `{"event": %q, "data": %s, "timestamp": {"seconds": 1, "microseconds": 2}}`+"\n", name, data)
+	fmt.Fprintf(q.conn["qmp"], `{"event": %q, "data": %s, "timestamp": {"seconds": %d, "microseconds": 2}}`+"\n", name, data, time.Now().Add(-q.ago).Unix())
 }
 
 func (q *qemu) checkpoint() {
@@ -402,4 +404,53 @@ func FuzzReader(f *testing.F) {
 			t.Errorf("%d of %d bytes", total, len(b))
 		}
 	})
+}
+
+// TestLease: a comparer that doesn't know whether the secondary is still one lets nothing out, not even what both copies say.
+func TestLease(t *testing.T) {
+	q := newQEMU(t)
+	q.term, q.colo = time.Hour, "colo"
+	end := q.starts()
+	defer func() { must(t, end()) }()
+	q.asked(1) // it began in the middle
+	checkpoints := uint64(0)
+	checkpoint := func(ago time.Duration) {
+		t.Helper()
+		q.ago = ago
+		q.checkpoint()
+		checkpoints++
+		q.status(func(s Status) bool { return s.Live && s.Engine.Checkpoints == checkpoints })
+	}
+	checkpoint(0)
+	say := func(body string) {
+		q.says("pri", body)
+		q.says("sec", body)
+	}
+	say("a")
+	q.left("a")
+
+	checkpoint(2 * time.Hour)
+	say("b")
+	q.status(func(s Status) bool { return s.Lapses == 1 })
+	q.asked(2)
+	q.left()
+	lease, err := OpenLease(q.dir)
+	must(t, err)
+	defer func() { must(t, lease.Close()) }()
+	lease.Until(time.Now().Add(time.Hour))
+	q.left("b") // the daemon knows better
+
+	lease.Until(time.Now().Add(-time.Hour))
+	say("c")
+	q.status(func(s Status) bool { return s.Lapses == 2 })
+	q.left()
+	checkpoint(0)
+	q.left("c")
+
+	checkpoint(2 * time.Hour)
+	say("d")
+	q.status(func(s Status) bool { return s.Lapses == 3 })
+	q.event("COLO_EXIT", `{"mode": "primary", "reason": "error"}`)
+	q.status(func(s Status) bool { return s.Held != "" && s.OutLost == 1 })
+	q.left()
 }

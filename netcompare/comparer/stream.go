@@ -156,6 +156,17 @@ func (o *writer) flush(iov [][]byte) error {
 	return nil
 }
 
+// drop forgets what waits.
+func (o *writer) drop() {
+	for i := range o.queue[o.first:] {
+		p := &o.queue[o.first+i]
+		p.chunk.Drop()
+		*p = piece{}
+		o.dropped++
+	}
+	o.queue, o.first, o.bytes = o.queue[:0], 0, 0
+}
+
 func (o *writer) waiting() bool { return o.first < len(o.queue) }
 
 // dial connects to a unix socket.
