@@ -86,6 +86,7 @@ func (l *loop) flush() error {
 		waiting = waiting || o.waiting()
 	}
 	if !waiting {
+		l.unsure = false
 		return nil
 	}
 	if !l.sure() {
