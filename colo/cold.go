@@ -86,7 +86,7 @@ var coldTable = []coldRow{
 	{"the peer's copy is a secondary that has not noticed the end of the primary yet", func(f coldFacts) bool {
 		return f.heard && f.there.Running && f.there.State == Secondary
 	}, coldWait, say("the copy on %s lives, and is about to go on", thePeer)},
-	{"the peer runs the VM", func(f coldFacts) bool { return f.heard && f.there.Running && f.there.State != Standby },
+	{"the peer runs the VM", func(f coldFacts) bool { return f.heard && f.there.runs() },
 		coldWait, say("it runs on %s, which takes this node back as its standby", thePeer)},
 	{"its owner has stopped it on the peer", func(f coldFacts) bool {
 		return f.heard && f.there.Want == WantStopped && f.there.Generation >= f.rec.Generation

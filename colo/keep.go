@@ -238,7 +238,7 @@ func (m *machine) coldFacts(ctx context.Context, r Recovery, waited time.Duratio
 		f.heard, f.peerHas, f.there = err == nil || errors.Is(err, ErrNoVM), err == nil, there
 	}
 	for _, e := range m.inquireAll(ctx, m.others()) { // a copy that has taken the peer's place is the one that counts
-		if runs := f.there.Running && f.there.State != Standby; e.err == nil && !runs && (e.runs() || e.vm.Generation > max(rec.Generation, f.there.Generation)) {
+		if e.err == nil && !f.there.runs() && (e.runs() || e.vm.Generation > max(rec.Generation, f.there.Generation)) {
 			f.peer, f.heard, f.peerHas, f.there = e.info.Name, true, true, e.vm
 		}
 	}

@@ -95,7 +95,7 @@ type elsewhere struct {
 }
 
 // runs says whether a copy is there that speaks, or may be about to.
-func (e *elsewhere) runs() bool { return e.err == nil && e.vm.Running && e.vm.State != Standby }
+func (e *elsewhere) runs() bool { return e.err == nil && e.vm.runs() }
 
 // inquireAll asks peers at the same time how the VM stands there, for no longer than their silence would take to be noticed.
 func (m *machine) inquireAll(ctx context.Context, peers []*partnership) []elsewhere {

@@ -135,6 +135,9 @@ type PeerVM struct {
 	Lacks      bool     `json:"lacks,omitempty"`   // a half of a disk there is out of service
 }
 
+// runs says whether a copy is there that speaks, or may be about to: a QEMU of it that is more than a standby, whose guest does not run yet.
+func (v PeerVM) runs() bool { return v.Running && v.State != Standby }
+
 // Errors of the cooperation between nodes.
 var (
 	// ErrNoPeer is returned when a VM is to be protected by a node that has no peer.

@@ -303,7 +303,7 @@ func (m *machine) nobodyRuns(ctx context.Context, lossy bool) error {
 	defer cancel()
 	there, err := p.Inquire(ictx, m.name)
 	switch {
-	case err == nil && there.Running && there.State != Standby: // a secondary is about to go on, with all that the guest has in memory
+	case err == nil && there.runs(): // a secondary is about to go on, with all that the guest has in memory
 		return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, info.Name, there.State)
 	case err == nil && !lossy && there.Generation >= rec.Generation && !slices.Contains(there.Members, m.n.cfg.Name):
 		// By a person's word without the arbiter, who can't say so yet.

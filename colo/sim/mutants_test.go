@@ -114,11 +114,11 @@ var guards = []guard{
 			},
 			{
 				"cold.go",
-				"f.there.State != Standby },", "f.there.State != Standby && (!OFF || f.there.State != Secondary) },",
+				"return f.heard && f.there.runs() },", "return f.heard && f.there.runs() && (!OFF || f.there.State != Secondary) },",
 			},
 			{
 				"plan_survive.go",
-				"there.Running && there.State != Standby:", "there.Running && there.State != Standby && (!OFF || there.State != Secondary):",
+				"case err == nil && there.runs():", "case err == nil && there.runs() && (!OFF || there.State != Secondary):",
 			},
 		},
 		[]Kind{PowerOff}, false,
