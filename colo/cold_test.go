@@ -51,6 +51,7 @@ func TestColdStart(t *testing.T) {
 		{"alone", []func(*coldFacts){own(5, mine, state.RolePrimary), held(5, mine)}, coldStart},
 		{"alone, arbiter silent", []func(*coldFacts){own(5, mine, state.RolePrimary), answer(silentArbiter)}, coldStart},
 		{"alone, incomplete", []func(*coldFacts){own(5, mine, state.RolePrimary), held(5, mine), broken}, coldHold},
+		{"arbiter lost its memory, alone", []func(*coldFacts){own(5, mine, state.RolePrimary), answer(emptyArbiter)}, coldHold},
 		{"arbiter lost its memory", []func(*coldFacts){answer(emptyArbiter)}, coldHold},
 		{"no arbiter, peer silent", []func(*coldFacts){answer(noArbiter)}, coldHold},
 		{"arbiter silent, peer silent", []func(*coldFacts){answer(silentArbiter)}, coldHold},

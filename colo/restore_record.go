@@ -17,8 +17,8 @@ var (
 	ErrOtherArbiter = errors.New("the nodes don't ask the same arbiter")
 )
 
-// RestoreRecord gives an arbiter that has lost what it knew, or one that has taken another's place, the record of a VM that runs here. It is refused unless
-// this node's copy is certainly current, and with it the peer's when the VM is protected; and unless both nodes then find the same in the arbiter before and
+// RestoreRecord gives an arbiter that has lost what it knew, or one that has taken another's place, the record of a VM that runs here, or that is down and of which this node's
+// record says that its disks alone count and have everything. It is refused unless this node's copy is certainly current, and with it the peer's when the VM is protected; and unless both nodes then find the same in the arbiter before and
 // after, because two nodes that ask two arbiters would both be told to go on. It may be repeated when it was interrupted.
 //
 // Nobody can win a claim while the arbiter knows less than the nodes. From the first moment on its record names those that are current, so whoever claims
@@ -32,14 +32,22 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	if a == nil {
 		return ErrNoArbiter
 	}
-	rec, _ := m.info()
+	rec, spec := m.info()
 	want := arbiter.Record{VM: rec.ID, Generation: rec.Generation, Members: rec.Members, By: n.cfg.Name}.Normal()
 	m.mu.Lock()
 	s, busy := m.state, m.plan != nil
 	m.mu.Unlock()
-	current := s == Solo && aloneIn(rec, n.cfg.Name) || s == Protected && want.Has(n.cfg.Name)
+	down := s == Stopped || s == Outdated
+	alone := aloneIn(rec, n.cfg.Name)
+	whole := rec.Generation > 0 && len(incomplete(rec, spec)) == 0 && len(offline(rec)) == 0
+	current := s == Solo && alone || s == Protected && want.Has(n.cfg.Name) || down && alone && whole && m.noCopy()
 	if busy || !current {
 		return &UnexpectedEventError{VM: vm, State: s, Event: "restore-record"}
+	}
+	if down {
+		if err := m.noneNewer(ctx, rec.Generation); err != nil {
+			return err
+		}
 	}
 	held, err := m.behindBoth(ctx, want)
 	if err != nil {
@@ -67,6 +75,20 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	}
 	n.Remark(vm, "record", "the arbiter was given this VM's record again: "+want.String())
 	m.emit(Event{Kind: "record", State: m.State(), Text: "the arbiter was given this VM's record again"})
+	return nil
+}
+
+// noneNewer makes sure that no peer that can be asked runs the VM, or knows of a generation in which the copy here does not count: a person's word may have made one that this node
+// has not heard of.
+func (m *machine) noneNewer(ctx context.Context, generation uint64) error {
+	for _, e := range m.inquireAll(ctx, m.n.partnerships()) {
+		switch {
+		case e.runs():
+			return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, e.info.Name, e.vm.State)
+		case e.err == nil && e.vm.Generation > generation && !slices.Contains(e.vm.Members, m.n.cfg.Name):
+			return fmt.Errorf("%w: %s is at generation %d of %v, this node at %d", ErrNotCurrent, e.info.Name, e.vm.Generation, e.vm.Members, generation)
+		}
+	}
 	return nil
 }
 

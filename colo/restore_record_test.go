@@ -7,6 +7,7 @@ import (
 
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
 )
 
 // TestRestoreRecord: an arbiter that has lost its memory gets a running VM's record again, and decides from then on.
@@ -120,4 +121,63 @@ func TestTwoArbiters(t *testing.T) {
 	must(t, p.nodes["n1"].Close()) // a person decides
 	must(t, p.nodes["n2"].Force(ctx, "web"))
 	p.await("n2", "the VM", func(s colo.Status) bool { return s.State == colo.Solo })
+}
+
+// TestRestoreRecordOfAStopped: a VM that is down gets its record again where this node's copy is alone and whole by its own record, and can be started then.
+func TestRestoreRecordOfAStopped(t *testing.T) {
+	t.Parallel()
+	p := newBare(t)
+	ctx, n1, n2 := t.Context(), p.nodes["n1"], p.nodes["n2"]
+	p.protect(colo.ProtectionSpec{})
+	vm, err := p.stores["n1"].Get("web")
+	must(t, err)
+	lose := func() {
+		t.Helper()
+		rec, err := p.mem.View("n1").Get(ctx, vm.ID)
+		must(t, err)
+		must(t, p.mem.View("n1").Forget(ctx, vm.ID, rec.Generation))
+	}
+	refused := func(n *colo.Node, why string) {
+		t.Helper()
+		if err := n.RestoreRecord(ctx, "web"); !errors.As(err, new(*colo.UnexpectedEventError)) {
+			t.Errorf("restored on %s, %s: %v", n.Info().Name, why, err)
+		}
+	}
+	must(t, n1.Stop(ctx, "web", colo.StopOptions{Force: true}))
+	p.await("n1", "its end", atRest(colo.Stopped, "n1"))
+	p.await("n2", "the news", atRest(colo.Outdated, "n1"))
+	lose()
+	if err := n1.Start(ctx, "web"); !errors.Is(err, arbiter.ErrNoRecord) {
+		t.Errorf("started without a record: %v", err)
+	}
+	refused(n2, "which does not count")
+	lacks := func(lacks bool) {
+		t.Helper()
+		must(t, n1.Close())
+		must(t, p.stores["n1"].Update("web", func(v *state.VM) error {
+			d := v.Disks["vda"]
+			d.InSync = !lacks
+			v.Disks["vda"] = d
+			return nil
+		}))
+		p.again("n1")
+		n1 = p.nodes["n1"]
+	}
+	lacks(true)
+	refused(n1, "whose disk is incomplete")
+	lacks(false)
+	must(t, n1.RestoreRecord(ctx, "web"))
+	if after, err := p.mem.View("n1").Get(ctx, vm.ID); err != nil || len(after.Members) != 1 || !after.Has("n1") {
+		t.Errorf("the record is %s, %v", after, err)
+	}
+	must(t, n1.Start(ctx, "web"))
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+
+	p.powerOff() // both copies are current: neither is alone
+	p.restart()
+	p.await("n1", "its end", atRest(colo.Stopped, "n1", "n2"))
+	lose()
+	for _, n := range p.nodes {
+		refused(n, "and the other copy may have gone on")
+	}
 }

@@ -46,7 +46,7 @@ func vmCommand(r rules) *cli.Command {
 				return t.Checkpoint(ctx, vm, body.(api.Request))
 			},
 		}.run)}, vm),
-		r.operation(&cli.Command{Name: "restore-record", Usage: "give an arbiter that has lost its memory, or a new one, the record of a VM that runs", Action: withSite(action{
+		r.operation(&cli.Command{Name: "restore-record", Usage: "give an arbiter that has lost its memory, or a new one, the record of a VM", Action: withSite(action{
 			kind: "restore-record", body: plainBody, ask: "Give the arbiter the record of %s again?",
 			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
 				return t.RestoreRecord(ctx, vm, body.(api.Request))
