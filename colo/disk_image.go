@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/coloctl/coloctl/blockrepl"
 )
@@ -89,10 +88,7 @@ func (n *Node) MakeImage(ctx context.Context, r ImageRequest) (Image, error) {
 	if leadsOut(r.File) {
 		return Image{}, fmt.Errorf("%s leads out of the storage folder: expected a path in it, or an absolute one", r.File)
 	}
-	path := r.File
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(n.cfg.StorageDir, path)
-	}
+	path := DiskSpec{File: r.File}.path(n.cfg.StorageDir)
 	d := blockrepl.Disk{Name: importedName, Path: path, Format: r.Format, Size: int64(r.Size)}
 	if r.From == "" {
 		if err := n.images().Create(ctx, d); err != nil {
