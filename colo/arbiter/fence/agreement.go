@@ -22,24 +22,12 @@ func (a *Arbiter) begin(ctx context.Context, vm string) (context.Context, func()
 		return nil, nil, fmt.Errorf("%w: no VM named", arbiter.ErrInvalid)
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.opt.Timeout)
-	a.mu.Lock()
-	l, ok := a.locks[vm]
-	if !ok {
-		l = make(chan struct{}, 1)
-		a.locks[vm] = l
-	}
-	a.mu.Unlock()
-	if err := context.Cause(ctx); err != nil {
+	unlock, err := a.locks.Lock(ctx, vm)
+	if err != nil {
 		cancel()
 		return nil, nil, unreachable(err)
 	}
-	select {
-	case l <- struct{}{}:
-		return ctx, func() { <-l; cancel() }, nil
-	case <-ctx.Done():
-		defer cancel()
-		return nil, nil, unreachable(context.Cause(ctx))
-	}
+	return ctx, func() { unlock(); cancel() }, nil
 }
 
 func (a *Arbiter) takeOff(vm string) (f *flight, land func()) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/internal/keyed"
 )
 
 // Errors of the arbiter.
@@ -60,13 +61,16 @@ type Arbiter struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	locks keyed.Locks // of VMs
+
 	mu      sync.Mutex // also makes each read and write of the store one
 	flights map[string]*flight
-	locks   map[string]chan struct{}
 	seq     uint64
-	seen    map[string][2]uint64 // of the peer's messages, by VM: session, seq
-	asking  map[string]bool      // VMs whose own unfinished change is being asked about, for the peer's sake
-	unheard map[string]bool      // VMs that the peer was asked to leave to this node, and whose answer hasn't come
+	// seen of the peer's messages, by VM: session, seq. A VM that is forgotten keeps its entry: a message of before that comes late would otherwise be taken for a new one, and bring its record
+	// back. It is a few dozen bytes for each VM that was deleted since the daemon has begun, as no two have the same id.
+	seen    map[string][2]uint64
+	asking  map[string]bool // VMs whose own unfinished change is being asked about, for the peer's sake
+	unheard map[string]bool // VMs that the peer was asked to leave to this node, and whose answer hasn't come
 	job     *job
 	fenced  bool // the peer is off, and hasn't been heard of since
 }
@@ -113,7 +117,7 @@ func New(o Options) (*Arbiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Arbiter{opt: o, store: s, flights: map[string]*flight{}, locks: map[string]chan struct{}{}, seen: map[string][2]uint64{}, asking: map[string]bool{}, unheard: map[string]bool{}}
+	a := &Arbiter{opt: o, store: s, flights: map[string]*flight{}, seen: map[string][2]uint64{}, asking: map[string]bool{}, unheard: map[string]bool{}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/colo/arbiter/internal/keyed"
 )
 
 // service is one witness as a pair uses it: each call is sent once.
@@ -72,7 +73,7 @@ type Pair struct {
 	mu       sync.Mutex
 	instance [2]string    // of the witness that answered last at this place
 	answered [2]time.Time // when
-	locks    map[string]*lock
+	locks    keyed.Locks
 }
 
 var _ arbiter.Arbiter = (*Pair)(nil)
@@ -107,7 +108,7 @@ func newPair(a, b service, me, path string, o PairOptions) (*Pair, error) {
 		return nil, err
 	}
 	now := time.Now()
-	return &Pair{opt: o, me: me, svc: [2]service{a, b}, ledger: l, answered: [2]time.Time{now, now}, locks: map[string]*lock{}}, nil
+	return &Pair{opt: o, me: me, svc: [2]service{a, b}, ledger: l, answered: [2]time.Time{now, now}}, nil
 }
 
 // Close closes the ledger. Run must have ended.

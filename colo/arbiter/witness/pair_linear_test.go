@@ -33,7 +33,7 @@ func (x *twins) nemesis(nodes []string, vm string) func(r *rand.Rand) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			old := x.pairs[node]
-			x.pairs[node] = &Pair{opt: old.opt, me: old.me, svc: old.svc, ledger: old.ledger, locks: map[string]*lock{}}
+			x.pairs[node] = &Pair{opt: old.opt, me: old.me, svc: old.svc, ledger: old.ledger}
 		case 6: // one witness is lost for long enough
 			i := r.IntN(2)
 			x.witnessDown(1-i, arbiter.Reachable)

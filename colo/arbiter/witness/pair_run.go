@@ -172,39 +172,12 @@ func (p *Pair) places(ctx context.Context, vm string, s sight, state func(place 
 	return -1, 0, true
 }
 
-// lock is there for as long as somebody holds it or waits for it.
-type lock struct {
-	held  chan struct{} // holds something while somebody holds it
-	users int           // guarded by Pair.mu
-}
-
 // lock keeps calls about one VM apart: a page is read, sent and written as one.
 func (p *Pair) lock(ctx context.Context, vm string) (unlock func(), err error) {
-	if err := context.Cause(ctx); err != nil {
+	if unlock, err = p.locks.Lock(ctx, vm); err != nil {
 		return nil, unreachable(err)
 	}
-	p.mu.Lock()
-	l, ok := p.locks[vm]
-	if !ok {
-		l = &lock{held: make(chan struct{}, 1)}
-		p.locks[vm] = l
-	}
-	l.users++
-	p.mu.Unlock()
-	leave := func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(p.locks, vm)
-		}
-	}
-	select {
-	case l.held <- struct{}{}:
-		return func() { <-l.held; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, unreachable(context.Cause(ctx))
-	}
+	return unlock, nil
 }
 
 func (p *Pair) drop(vm string) error {

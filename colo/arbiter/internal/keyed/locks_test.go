@@ -1,4 +1,4 @@
-package witness
+package keyed
 
 import (
 	"context"
@@ -6,17 +6,17 @@ import (
 	"testing"
 )
 
-// TestLocks: calls about one VM are kept apart, those about another are not, and nothing is left of a lock that nobody holds or waits for.
+// TestLocks: calls of one name are kept apart, those of another are not, and nothing is left of a lock that nobody holds or waits for.
 func TestLocks(t *testing.T) {
-	p := &Pair{locks: map[string]*lock{}}
-	unlock, err := p.lock(t.Context(), "web")
+	var p Locks
+	unlock, err := p.Lock(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	waits := make(chan error, 1)
-	go func() { _, err := p.lock(ctx, "web"); waits <- err }()
-	other, err := p.lock(t.Context(), "db")
+	go func() { _, err := p.Lock(ctx, "web"); waits <- err }()
+	other, err := p.Lock(t.Context(), "db")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func TestLocks(t *testing.T) {
 	n := 0
 	for range 100 {
 		wg.Go(func() {
-			unlock, err := p.lock(t.Context(), "web")
+			unlock, err := p.Lock(t.Context(), "web")
 			if err != nil {
 				t.Error(err)
 				return
@@ -40,7 +40,7 @@ func TestLocks(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n != 100 || len(p.locks) != 0 {
-		t.Errorf("%d calls, %d locks are left", n, len(p.locks))
+	if n != 100 || p.Len() != 0 {
+		t.Errorf("%d calls, %d locks are left", n, p.Len())
 	}
 }
