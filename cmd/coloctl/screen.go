@@ -327,6 +327,9 @@ func drawNodes(b *strings.Builder, r *report) {
 	}
 	line(b, "nodes", heads...)
 	line(b, "  daemon", daemons...)
+	if slices.ContainsFunc(r.Nodes, func(n nodeReport) bool { return n.Status != nil && n.Status.Info.Accel == "tcg" }) {
+		wide(b, "", "tcg is for trials only: a standby may run code that the guest has replaced", 2)
+	}
 	for i, n := range r.Nodes {
 		if n.Error != "" {
 			wide(b, "", r.Nodes[i].Error, 2)

@@ -138,7 +138,9 @@ func lostReport() *report {
 }
 
 func TestScreen(t *testing.T) {
-	reports := map[string]*report{"protected": protectedReport(), "syncing": syncingReport(), "lost": lostReport(), "nothing": {Time: testNow, Nodes: []nodeReport{testNode("alpha", "beta")}}}
+	slow := testNode("alpha", "beta")
+	slow.Status.Info.Accel = "tcg"
+	reports := map[string]*report{"protected": protectedReport(), "syncing": syncingReport(), "lost": lostReport(), "nothing": {Time: testNow, Nodes: []nodeReport{slow}}}
 	for name, r := range reports {
 		t.Run(name, func(t *testing.T) {
 			got := screen(r)
