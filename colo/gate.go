@@ -121,13 +121,11 @@ func (m *machine) guard(ctx context.Context) {
 }
 
 func (m *machine) setGate(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
+	if err != nil { // the node's health says so as well
 		m.log.Warn("no gate in the kernel: while this daemon stands still the guest's ARP and IPv6 are not held", "err", err)
 	}
 	m.mu.Lock()
-	m.guarded, m.gateErr = err == nil, text
+	m.guarded = err == nil
 	m.mu.Unlock()
 }
 
@@ -141,7 +139,7 @@ func (m *machine) speak(ctx context.Context, c Copy) error {
 
 func (m *machine) unguard(ctx context.Context, c Copy) error {
 	m.mu.Lock()
-	m.guarded, m.gateErr = false, ""
+	m.guarded = false
 	m.mu.Unlock()
 	g, ok := c.(Gated)
 	if !ok {

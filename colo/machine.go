@@ -67,7 +67,6 @@ type machine struct {
 	tried     bool   // to protect it again, and that has failed
 	choice    string // of the node by which it is to be protected, by a person whose request is under way
 	guarded   bool   // the copy is behind its gate
-	gateErr   string // why it is not
 	tune      resyncTuning
 
 	leasing sync.Mutex // one lease at a time, and none after the gate is away

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"net/netip"
 	"slices"
-	"syscall"
-	"time"
 
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo/arbiter"
-	"github.com/coloctl/coloctl/internal/netns"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -24,46 +19,6 @@ type prepareArgs struct {
 }
 
 func isUnreachable(err error) bool { return errors.Is(err, ErrPeerUnreachable) }
-
-// compare says why a VM can't be protected together with another node.
-func (n *Node) compare(there NodeInfo) error {
-	if there.QEMU != n.qemu {
-		return &PeerMismatchError{"the version of QEMU", n.qemu, there.QEMU}
-	}
-	if there.Accel != n.cfg.Accel {
-		return &PeerMismatchError{"the accelerator", n.cfg.Accel, there.Accel}
-	}
-	if there.Plain != n.cfg.Plain {
-		return &PeerMismatchError{"encryption of replication", encryption(n.cfg.Plain), encryption(there.Plain)}
-	}
-	if own := n.cfg.startedBy(); there.Starter != own {
-		return &PeerMismatchError{"what starts QEMU", starterName(own), starterName(there.Starter)}
-	}
-	// A secondary that has won speaks when the primary's lease has ended by its own figures.
-	for _, t := range []struct {
-		what        string
-		here, there time.Duration
-	}{{"the heartbeats' interval", n.cfg.HeartbeatInterval, there.HeartbeatInterval}, {"the heartbeats' timeout", n.cfg.HeartbeatTimeout, there.HeartbeatTimeout}} {
-		if t.there != 0 && t.there != t.here { // an older peer doesn't tell
-			return &PeerMismatchError{t.what, t.here.String(), t.there.String()}
-		}
-	}
-	return nil
-}
-
-func encryption(plain bool) string {
-	if plain {
-		return "off"
-	}
-	return "on"
-}
-
-func starterName(name string) string {
-	if name == "" {
-		return "colod itself"
-	}
-	return name
-}
 
 func (n *Node) servePrepare(ctx context.Context, r PrepareRequest) (PrepareReply, error) {
 	if err := n.alive(ctx); err != nil {
@@ -192,89 +147,6 @@ func syncedAt(rec state.VM, spec *Spec) uint64 {
 		gen = s.Generation
 	}
 	return gen
-}
-
-// endpoint allocates the VM's ports and says where its standby listens: on the first link that works, and with MPTCP on the others too.
-func (n *Node) endpoint(s *Spec, peer string, mptcp bool) (Endpoint, error) {
-	uses := []string{"migration", "nbd"}
-	for _, nic := range s.NICs {
-		uses = append(uses, "mirror-"+nic.Name, "compare-"+nic.Name)
-	}
-	ports, err := n.ports(s.Name, uses)
-	if err != nil {
-		return Endpoint{}, err
-	}
-	e := Endpoint{Host: n.cfg.Links[0].Address.String(), Migration: ports["migration"], NBD: ports["nbd"], NICs: map[string]NICPorts{}}
-	if paths := n.peerPaths(peer); len(paths) > 0 {
-		e.Host, e.Primary = paths[0].Host, paths[0].Primary
-		if mptcp && len(paths) > 1 && n.multipath() == nil {
-			e.MPTCP, e.More = true, paths[1:]
-		}
-	}
-	if !n.cfg.Plain {
-		e.Key = newKey()
-	}
-	for _, nic := range s.NICs {
-		e.NICs[nic.Name] = NICPorts{Mirror: ports["mirror-"+nic.Name], Compare: ports["compare-"+nic.Name]}
-	}
-	return e, nil
-}
-
-// peerPaths are the links to the peer, those that work first.
-func (n *Node) peerPaths(name string) []Path {
-	all := n.partnerships()
-	p := partnerOf(all, name)
-	if p == nil && len(all) == 1 {
-		p = all[0]
-	}
-	if p == nil {
-		return nil
-	}
-	st := p.beat.Status()
-	var up, down []Path
-	for _, own := range n.cfg.Links {
-		for _, far := range p.info.Links {
-			if own.Name != far.Name {
-				continue
-			}
-			path := Path{Host: own.Address.String(), Primary: far.Address.String()}
-			if st.Path(own.Name).Up {
-				up = append(up, path)
-			} else {
-				down = append(down, path)
-			}
-		}
-	}
-	return append(up, down...)
-}
-
-// ports returns the VM's ports. One that another program has taken meanwhile is given up for a free one; the VM's own QEMU must not run.
-func (n *Node) ports(vm string, uses []string) (map[string]int, error) {
-	free := func(port int) bool {
-		for _, link := range n.cfg.Links { // which will be used is known at the attach
-			l, err := netns.Listen(n.ctx, n.cfg.Netns, "tcp", netip.AddrPortFrom(link.Address, uint16(port)).String())
-			if err == nil {
-				_ = l.Close()
-			}
-			if errors.Is(err, syscall.EADDRINUSE) {
-				return false
-			}
-		}
-		return true
-	}
-	ports, err := n.cfg.Records.Ports(vm, uses, free)
-	if err != nil {
-		return nil, err
-	}
-	for use, port := range ports {
-		if !free(port) {
-			n.cfg.Log.Warn("another program has taken a port of the VM", "vm", vm, "use", use, "port", port)
-			if err := n.cfg.Records.ReleasePorts(vm, use); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return n.cfg.Records.Ports(vm, uses, free)
 }
 
 // serving finds the VM that a peer's record is about. The record must not be older than the one known here.
@@ -472,40 +344,4 @@ func (n *Node) serveInquire(ctx context.Context, vm string) (PeerVM, error) {
 		out.Running, out.Answers = true, c.Alive(actx) == nil
 	}
 	return out, nil
-}
-
-// Consent says whether this node agrees to a record that leaves its own copy out: only while that is silent and stays so. It is for an arbiter that asks both nodes
-// (package fence). An error means that the peer has to wait and ask again; it will see the copy cut its tap, or hear that it is dead.
-func (n *Node) Consent(ctx context.Context, next arbiter.Record) error {
-	if next.Has(n.cfg.Name) {
-		return nil
-	}
-	rec := next
-	rec.Generation = math.MaxUint64 // whatever is known here
-	m, err := n.serving(ctx, rec)
-	switch {
-	case errors.Is(err, ErrNoVM):
-		return nil
-	case err != nil:
-		return err
-	}
-	if err := m.known(); err != nil {
-		return err
-	}
-	switch s := m.State(); s {
-	case Standby, Secondary:
-		return nil
-	case Stopped, Outdated, Failed: // a copy may be about to be ended, or to run on unseen
-		if m.noCopy() {
-			return nil
-		}
-		return fmt.Errorf("%s on %s is %s, but its copy has not ended yet", m.name, n.cfg.Name, s)
-	case Arbitrating:
-		if m.marked().cut {
-			return nil
-		}
-		return fmt.Errorf("%s on %s: its tap is not cut yet", m.name, n.cfg.Name)
-	default:
-		return fmt.Errorf("%s on %s is %s: its copy may still speak", m.name, n.cfg.Name, s)
-	}
 }
