@@ -137,8 +137,12 @@ func runInside(cc *cli.Context, s *lab.Scenario) error {
 			}
 		}
 	}
-	if format(cc) == lab.FormatTable && (!s.Told || failed > 0) {
-		if err := lab.WriteTable(cc.App.Writer, results); err != nil {
+	if format(cc) == lab.FormatTable {
+		write := lab.WriteTable
+		if s.Told { // what it measured was told
+			write = lab.WriteErrors
+		}
+		if err := write(cc.App.Writer, results); err != nil {
 			return err
 		}
 	}

@@ -231,11 +231,21 @@ func WriteTable(w io.Writer, results []Result) error {
 		}
 		_, _ = fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
-	err := tw.Flush() // what could not be written before is reported here
+	if err := tw.Flush(); err != nil { // what could not be written before is reported here
+		return err
+	}
+	return WriteErrors(w, results)
+}
+
+// WriteErrors says what went wrong.
+func WriteErrors(w io.Writer, results []Result) error {
 	for _, r := range results {
-		if r.Error != nil && err == nil {
-			_, err = fmt.Fprintf(w, "seed %d: %s\n", r.Seed, *r.Error)
+		if r.Error == nil {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "seed %d: %s\n", r.Seed, *r.Error); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
