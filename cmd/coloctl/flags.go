@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -84,8 +85,40 @@ func groupAction(cc *cli.Context) error {
 	return cli.ShowSubcommandHelp(cc)
 }
 
+// badValue is how the flag package tells of a value that doesn't fit a flag's type.
+var badValue = regexp.MustCompile(`^invalid (?:boolean )?value "(.*)" for (?:flag )?-([^:]+): `)
+
 func onUsageError(cc *cli.Context, err error, _ bool) error {
+	if bad := badValue.FindStringSubmatch(err.Error()); bad != nil {
+		if want := expected(cc, bad[2]); want != "" {
+			err = fmt.Errorf("%s%s %s: expected %s", strings.Repeat("-", min(2, len(bad[2]))), bad[2], bad[1], want)
+		}
+	}
 	return usagef("%s: %w; see: %s --help", commandName(cc), err, commandName(cc))
+}
+
+// expected says what a flag's values are.
+func expected(cc *cli.Context, name string) string {
+	flags := cc.App.Flags
+	if cc.Command != nil {
+		flags = slices.Concat(cc.Command.Flags, flags)
+	}
+	for _, f := range flags {
+		if !slices.Contains(f.Names(), name) {
+			continue
+		}
+		switch f.(type) {
+		case *cli.DurationFlag:
+			return "a time, such as 90s, 10m or 24h"
+		case *cli.IntFlag, *cli.Int64Flag:
+			return "a whole number"
+		case *cli.UintFlag, *cli.Uint64Flag:
+			return "a whole number that is not negative"
+		case *cli.BoolFlag:
+			return "true or false"
+		}
+	}
+	return ""
 }
 
 func outputFlag() cli.Flag {
