@@ -281,6 +281,11 @@ func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 		if err := m.want(ctx, WantStopped); err != nil {
 			return err
 		}
+	case Failed:
+		if rec, _ := m.info(); !o.Force && m.current() == nil && rec.Instance != nil { // it is asked again and again, see reattach
+			return fmt.Errorf("%w: its QEMU, process %d, does not answer, so its guest can't be asked, and only --force ends it",
+				&UnexpectedEventError{VM: vm, State: Failed, Event: ReqStop}, rec.Instance.PID)
+		}
 	case Stopped, Outdated, Starting: // it is down, and is not to be started by itself
 		if err := m.want(ctx, WantStopped); err != nil {
 			return err

@@ -33,6 +33,10 @@ func TestLoneCopyAnswersLate(t *testing.T) {
 		p.again("n1")
 		p.await("n1", "the silence to be noticed", silent)
 	}
+	var refused *colo.UnexpectedEventError
+	if err := p.nodes["n1"].Stop(t.Context(), "web", colo.StopOptions{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "--force") {
+		t.Errorf("a guest that can't be asked was stopped: %v", err)
+	}
 	c := p.launchers["n1"].Copy("web")
 	if c == nil {
 		t.Fatal("the only current copy was ended")
