@@ -16,7 +16,7 @@ type CheckpointStats struct {
 	Delay    time.Duration `json:"delay"`    // longest time between two at present, where the controller has changed it; 0 is the spec's
 	Patience int           `json:"patience"` // by how much the controller has multiplied compare-timeout and the rest between asked checkpoints; 0 is not at all
 	Running  time.Time     `json:"running"`  // start of the one that is going on; zero if none is
-	Began    time.Time     `json:"-"`        // start of the last one that has ended; zero if that is not known
+	Began    time.Time     `json:"-"`        // start of the last one that has ended, never later than it was; zero if that is not known
 }
 
 // checkpoints collects pauses. It is written by the one goroutine that reads QEMU's events and allocates nothing after its first use.
@@ -26,6 +26,7 @@ type checkpoints struct {
 	pauses [1024]time.Duration
 	n      int // filled part of pauses
 	begin  time.Time
+	said   time.Time // when QEMU said so
 	last   time.Time
 	began  time.Time     // start of the last one that has ended
 	halted time.Time     // when the guest was stopped before COLO
@@ -43,10 +44,11 @@ func (c *checkpoints) halt(at time.Time) {
 	c.mu.Unlock()
 }
 
-func (c *checkpoints) stopped(at time.Time) {
+// stopped is when it was read that the guest stands still, and when QEMU said so: a daemon that stood still itself reads it late.
+func (c *checkpoints) stopped(at, said time.Time) {
 	c.mu.Lock()
 	if c.sealed.IsZero() || !at.After(c.sealed) {
-		c.begin = at
+		c.begin, c.said = at, said
 	}
 	c.mu.Unlock()
 }
@@ -72,7 +74,7 @@ func (c *checkpoints) resumed(at time.Time) {
 		c.count++
 		c.sum += at.Sub(c.begin)
 		c.n = min(c.n+1, len(c.pauses))
-		c.began, c.begin, c.last = c.begin, time.Time{}, at
+		c.began, c.begin, c.last = c.said, time.Time{}, at
 	} else if !c.halted.IsZero() {
 		c.enter, c.halted = at.Sub(c.halted), time.Time{}
 	}

@@ -10,9 +10,9 @@ import (
 func TestCheckpointsSealed(t *testing.T) {
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
 	var c checkpoints
-	c.stopped(at(1))
+	c.stopped(at(1), at(1))
 	c.resumed(at(2))
-	c.stopped(at(3))
+	c.stopped(at(3), at(3))
 	c.seal(at(4))
 	if s := c.stats(); !s.Running.Equal(at(3)) {
 		t.Errorf("one that is interrupted: %+v", s)
@@ -21,13 +21,13 @@ func TestCheckpointsSealed(t *testing.T) {
 	if s := c.stats(); s.Count != 1 || !s.Last.Equal(at(2)) || !s.Began.Equal(at(1)) || !s.Running.IsZero() {
 		t.Errorf("one that was interrupted: %+v", s)
 	}
-	c.stopped(at(6))
+	c.stopped(at(6), at(6))
 	c.resumed(at(7))
 	if s := c.stats(); s.Count != 1 || !s.Last.Equal(at(2)) || !s.Running.IsZero() {
 		t.Errorf("the end of COLO: %+v", s)
 	}
 	c.reset()
-	c.stopped(at(8))
+	c.stopped(at(8), at(8))
 	c.resumed(at(9))
 	if s := c.stats(); s.Count != 1 || !s.Last.Equal(at(9)) {
 		t.Errorf("the next time: %+v", s)

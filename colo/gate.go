@@ -46,47 +46,49 @@ func (c *qemuCopy) Unguard(ctx context.Context) error {
 // that the primary is silent, speaks only when the same terms have passed since it last heard a heartbeat, and since its last checkpoint ended. Each of these comes after
 // the moment that the primary counts from, so the lease has ended by then.
 //
-// A peer that hears heartbeats may have gone on before, while this node's daemon was stopped or not there. So heartbeats only prolong: a lease that has ended, or one after
-// a restart of the node, begins with a checkpoint.
+// A peer that hears heartbeats may have gone on before, while this node's daemon was stopped or not there. So heartbeats count only where a checkpoint has begun, and ended,
+// since this node knows without a gap that the peer hears it; the peer was a secondary then, and has had no reason to go on by silence since.
 
-// checkpointTerm is how long a checkpoint proves that both copies are in COLO: the next one is due.
+// checkpointTerm is how long the beginning of a checkpoint that has ended proves that both copies are in COLO: the next one is due.
 func (m *machine) checkpointTerm() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.spec.Protection.term(m.n.cfg.HeartbeatInterval)
+	return m.spec.Protection.term(&m.n.cfg)
 }
 
-func (p *ProtectionSpec) term(heartbeat time.Duration) time.Duration {
-	return time.Duration(p.CheckpointDelay) + heartbeat
+// term is bounded, because a secondary that has won waits for it: with checkpoints that are farther apart than heartbeats may be, only those prolong the lease.
+func (p *ProtectionSpec) term(c *NodeConfig) time.Duration {
+	return min(time.Duration(p.CheckpointDelay), c.HeartbeatTimeout) + c.HeartbeatInterval
 }
 
 // leaseEnd is until when this primary may say what COLO doesn't hold. The caller holds leasing.
 func (m *machine) leaseEnd(c Copy) time.Time {
-	var end time.Time
+	var heard, end time.Time
+	if at := m.confirmed(); !at.IsZero() {
+		heard = at.Add(m.n.cfg.HeartbeatTimeout)
+	}
+	if now := time.Now(); !now.Before(m.heardUntil) {
+		m.heardSince = now
+	}
+	m.heardUntil = heard
 	if at := c.Stats().Began; !at.IsZero() {
 		end = at.Add(m.checkpointTerm())
-	}
-	if at := m.confirmed(); !at.IsZero() && time.Now().Before(m.leased) {
-		if e := at.Add(m.n.cfg.HeartbeatTimeout); e.After(end) {
-			end = e
+		if at.After(m.heardSince) && heard.After(end) {
+			end = heard
 		}
 	}
 	return end
 }
 
-// leaseOver is when the lease of a primary that can't be asked has ended, as far as this secondary knows.
-func (m *machine) leaseOver(c Copy) time.Time {
-	heard, checkpoint := m.lastHeard(), c.Stats().Last
+// leaseOver is when the lease of a primary that can't be asked has ended, as far as this secondary knows: both the heartbeats' and the checkpoints' part of it.
+func (m *machine) leaseOver(c Copy) (heard, checkpoint time.Time) {
+	heard, checkpoint = m.lastHeard(), c.Stats().Last
 	for _, at := range []*time.Time{&heard, &checkpoint} {
 		if at.Before(m.n.began) { // also when it was not seen at all: an earlier run of this node's may have
 			*at = m.n.began
 		}
 	}
-	heard, checkpoint = heard.Add(m.n.cfg.HeartbeatTimeout), checkpoint.Add(m.checkpointTerm())
-	if checkpoint.After(heard) {
-		return checkpoint
-	}
-	return heard
+	return heard.Add(m.n.cfg.HeartbeatTimeout), checkpoint.Add(m.checkpointTerm())
 }
 
 // confirmed is when the newest heartbeat was sent that the VM's peer has heard.
@@ -172,15 +174,11 @@ func (m *machine) renew(ctx context.Context) {
 	}
 	g, ok := c.(Gated)
 	if !ok || !guarded {
-		m.leased = end
 		return
 	}
 	err := g.Lease(ctx, d)
 	if late := time.Now().After(end); err == nil && late { // this process stood still in between
-		end, err = time.Time{}, g.Lease(ctx, 0)
-	}
-	if err == nil {
-		m.leased = end
+		err = g.Lease(ctx, 0)
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, netcompare.ErrNoGate) && !errors.Is(err, net.ErrClosed) {
 		m.log.Warn("the gate's lease was not renewed", "err", err)

@@ -53,8 +53,12 @@ func (h *hardware) check(s *Spec) []error {
 	bad := func(field, format string, args ...any) {
 		errs = append(errs, &InvalidSpecError{Field: "$." + field, Msg: fmt.Sprintf(format, args...)})
 	}
-	machine, _, _ := strings.Cut(s.Machine, ",")
-	machine = strings.TrimPrefix(machine, "type=")
+	machine, options, _ := strings.Cut(s.Machine, ",")
+	for o := range strings.SplitSeq(machine+","+options, ",") {
+		if t, ok := strings.CutPrefix(o, "type="); ok {
+			machine = t
+		}
+	}
 	switch most, known := h.machines[machine]; {
 	case !known:
 		bad("machine", "%q is no machine of QEMU %s: expected %s, or one of those that %s -M help lists", machine, h.version, strings.Join(h.aliases, ", "), h.program)

@@ -70,8 +70,9 @@ type machine struct {
 	tune      resyncTuning
 
 	leasing sync.Mutex // one lease at a time, and none after the gate is away
-	leased  time.Time  // its end; guarded by leasing
-	queue   []*change
+	// Since when this node knows without a gap that the peer hears it, and until when. Guarded by leasing.
+	heardSince, heardUntil time.Time
+	queue                  []*change
 }
 
 // message is an event on its way to the state machine.

@@ -169,11 +169,18 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	vms, err := cfg.Records.List()
+	if err != nil {
+		return nil, err
+	}
 	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now(), queue: &queue{limits: cfg.Resync}, loaded: make(chan struct{})}
 	if n.launcher == nil {
 		l, err := newLauncher(ctx, cfg)
 		if err == nil {
 			err = l.unfit
+		}
+		if err == nil {
+			err = l.strangers(vms)
 		}
 		if err != nil {
 			return nil, err
@@ -184,11 +191,6 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	n.ledger = newLedger(cfg.Records, cfg.Log)
 	n.leasedAt.Store(n.began.UnixNano())
 	n.wg.Go(n.leases)
-	vms, err := cfg.Records.List()
-	if err != nil {
-		_ = n.Close()
-		return nil, err
-	}
 	for _, rec := range vms {
 		spec, unread := ParseSpec(rec.Spec, "stored spec of "+rec.Name)
 		if unread != nil { // the other VMs must not go without failover for it

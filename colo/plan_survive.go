@@ -77,6 +77,9 @@ func (m *machine) replicationLives(ctx context.Context) error {
 	lives := func() bool {
 		c, k := m.current(), m.marked()
 		begun := k.heartbeat || m.n.cfg.Arbiter == nil && !k.proof && !k.forced && (k.secondary || len(m.record().Members) > 1)
+		if t, ok := c.(Torn); ok && t.Torn() {
+			return false // the checkpoints go on, but the peer's half of a disk lacks something
+		}
 		return c != nil && begun && !k.asked && c.Stats().Last.After(k.since)
 	}
 	if !lives() {
@@ -202,7 +205,9 @@ func (m *machine) claim(ctx context.Context) error {
 		rec, _ := m.info()
 		switch {
 		case slices.Equal(rec.Members, []string{me}): // handed over, or never protected: a peer that was about to be counted in was not told so
-			m.update(setRecord(rec.Generation, rec.Members))
+			if m.n.cfg.Arbiter == nil {
+				m.update(setRecord(rec.Generation, rec.Members))
+			}
 		case k.secondary && k.proven > rec.Generation: // the peer has counted this copy in after it was prepared, and this node has not heard so
 			m.update(setRecord(k.proven+1, []string{me}))
 		case len(rec.Members) > 0 && !slices.Contains(rec.Members, me):
@@ -275,10 +280,14 @@ func (m *machine) hush(ctx context.Context) error {
 			return nil
 		}
 	}
-	// While heartbeats still come the daemon there lives, and sees its QEMU leave COLO: this copy has just cut the connections. So it isn't waited for much longer.
+	// While heartbeats still come the daemon there lives, and sees its QEMU leave COLO: this copy has just cut the connections. So their end isn't waited for much longer.
 	for last := time.Now().Add(2 * m.n.cfg.HeartbeatTimeout); !m.marked().proof; {
-		wait := time.Until(m.leaseOver(c))
-		if wait <= 0 || time.Now().After(last) {
+		heard, checkpoint := m.leaseOver(c)
+		if heard.After(last) {
+			heard = last
+		}
+		wait := max(time.Until(heard), time.Until(checkpoint))
+		if wait <= 0 {
 			return nil
 		}
 		if err := m.pause(ctx, wait); err != nil {

@@ -21,6 +21,8 @@ func (m *machine) proven(ctx context.Context) error {
 	case !counts && there.Generation > rec.Generation && slices.Contains(rec.Members, me):
 		m.update(setRecord(there.Generation, there.Members))
 		return fmt.Errorf("%w: by the peer's record, generation %d belongs to %v", errLost, there.Generation, there.Members)
+	case !slices.Contains(rec.Members, me) && there.Generation <= rec.Generation: // counting in makes a new generation: this is an old record
+		return fmt.Errorf("%w: %w, and the peer's record, generation %d of %v, is no newer than the one here that leaves this copy out", errUndecided, ErrNoArbiter, there.Generation, there.Members)
 	case !counts || there.Running || there.State != Stopped && there.State != Outdated:
 		return fmt.Errorf("%w: %w, and the peer's death is not proven: it is %s there", errUndecided, ErrNoArbiter, there.State)
 	}

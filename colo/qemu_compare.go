@@ -64,7 +64,7 @@ func (c *qemuCopy) startComparer(ctx context.Context) error {
 	k := c.l.keeper(c.spec.Name)
 	if err := k.Start(ctx, comparer.Config{
 		VM: c.spec.Name, QMP: filepath.Join(c.dir, compareSocket), NICs: netcompare.ComparerNICs(c.nics, c.compareOptions()), Settings: p.settings(),
-		Term: p.term(c.l.cfg.HeartbeatInterval),
+		Term: p.term(&c.l.cfg),
 	}); err != nil {
 		return err
 	}

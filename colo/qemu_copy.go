@@ -38,6 +38,8 @@ type qemuCopy struct {
 	once       sync.Once
 	cp         checkpoints
 	inColo     atomic.Bool
+	entered    time.Time         // COLO; of follow
+	torn       atomic.Bool       // a write to the peer's half of a disk has failed since then
 	ending     atomic.Bool       // replication is being ended by us: what is lost now is no news
 	off        atomic.Bool       // the guest has switched itself off, see qemu_off.go
 	ends       *qmp.Subscription // of rescue, see qemu_ends.go
@@ -199,6 +201,16 @@ func (c *qemuCopy) Alive(ctx context.Context) error {
 	}
 	return nil
 }
+
+// heldBack is for how long QEMU may hold an event back, and more.
+const heldBack = 2 * time.Second
+
+// Torn is a [Copy] of which the peer's half may lack a write.
+type Torn interface {
+	Torn() bool
+}
+
+func (c *qemuCopy) Torn() bool { return c.torn.Load() }
 
 func (c *qemuCopy) lost(text string) {
 	if !c.ending.Load() && !c.dying.Load() {

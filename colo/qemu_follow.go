@@ -53,7 +53,7 @@ func (c *qemuCopy) turn(ev qmp.Event, began *time.Time) {
 	switch ev.Name {
 	case "STOP":
 		if c.inColo.Load() {
-			c.cp.stopped(ev.Received)
+			c.cp.stopped(ev.Received, ev.Received.Add(-max(0, time.Since(ev.Time))))
 		} else {
 			c.cp.halt(ev.Received)
 		}
@@ -71,6 +71,8 @@ func (c *qemuCopy) turn(ev qmp.Event, began *time.Time) {
 			c.cp.reset()
 			c.encrypted.Store(nil)
 			c.inColo.Store(true)
+			c.torn.Store(false)
+			c.entered = ev.Received
 			if err := c.removeKey(); err != nil { // all that had to connect has
 				c.log.Warn("the replication's key was not removed", "err", err)
 			}
@@ -89,8 +91,8 @@ func (c *qemuCopy) turn(ev qmp.Event, began *time.Time) {
 			NodeName string `json:"node-name"`
 			Type     string
 		}
-		// QEMU holds repeated ones back for up to a second, so one may be about a peer that was lost before.
-		if !c.inColo.Load() || ev.Time.Before(*began) {
+		// QEMU holds repeated ones back for up to a second, so one may be about a peer that was lost before. Its clock counts only then: it may be set.
+		if !c.inColo.Load() || ev.Time.Before(*began) && ev.Received.Before(c.entered.Add(heldBack)) {
 			return
 		}
 		if err := ev.Decode(&d); err != nil || d.Type == "read" {
@@ -98,6 +100,7 @@ func (c *qemuCopy) turn(ev qmp.Event, began *time.Time) {
 		}
 		if slices.Contains(blockrepl.YankNodes(c.disks), d.NodeName) {
 			c.proven.Store(false)
+			c.torn.Store(true)
 			c.lost("writing to the peer's disk failed on " + d.NodeName)
 		} else {
 			c.localFailed(d.NodeName)

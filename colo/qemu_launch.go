@@ -429,33 +429,67 @@ func (l *qemuLauncher) End(ctx context.Context, s *Spec, i state.Instance) error
 
 // endOrphan ends a QEMU of the VM that was launched right before a crash and that nobody remembers: it has never run.
 func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
-	text, err := os.ReadFile(filepath.Join(l.dir(vm), pidFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil //nolint:nilerr // QEMU was ended while it wrote it
-	}
-	ticks, _, err := procStat(pid)
-	if err != nil {
-		return nil //nolint:nilerr // no such process
-	}
-	p, err := findProcess(pid, ticks, l.logFile(vm))
+	pid, p, err := l.orphan(vm)
 	if p == nil {
 		return err
-	}
-	// The number may be another process's by now: ours has its sockets on its command line.
-	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !bytes.Contains(argv, []byte(filepath.Join(l.dir(vm), qmpSocket))) {
-		return nil //nolint:nilerr // it has ended
 	}
 	l.cfg.Log.Warn("ending a QEMU that was launched before a crash and never ran", "vm", vm, "pid", pid)
 	defer l.forget(context.WithoutCancel(ctx), vm)
 	return p.kill(ctx)
+}
+
+// orphan finds the QEMU whose number lies in a VM's folder; nil if none runs.
+func (l *qemuLauncher) orphan(vm string) (pid int, _ *process, err error) {
+	text, err := os.ReadFile(filepath.Join(l.dir(vm), pidFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil, nil
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+		return 0, nil, nil //nolint:nilerr // QEMU was ended while it wrote it
+	}
+	ticks, _, err := procStat(pid)
+	if err != nil {
+		return 0, nil, nil //nolint:nilerr // no such process
+	}
+	p, err := findProcess(pid, ticks, l.logFile(vm))
+	if p == nil {
+		return 0, nil, err
+	}
+	// The number may be another process's by now: ours has its sockets on its command line.
+	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !bytes.Contains(argv, []byte(filepath.Join(l.dir(vm), qmpSocket))) {
+		return 0, nil, nil //nolint:nilerr // it has ended
+	}
+	return pid, p, nil
+}
+
+// ErrUnknownQEMU is returned by [NewNode] when a QEMU of a VM runs here of which the records know nothing: they were lost, or are others. Its guest may be the only one, and
+// the peer's node takes it for well, so neither a second one nor its end is this node's to decide.
+var ErrUnknownQEMU = errors.New("a QEMU runs here that the state file knows nothing of")
+
+// strangers looks for such QEMUs.
+func (l *qemuLauncher) strangers(known []state.VM) error {
+	files, err := filepath.Glob(filepath.Join(l.cfg.RunDir, "*", pidFile))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		vm := filepath.Base(filepath.Dir(f))
+		if slices.ContainsFunc(known, func(r state.VM) bool { return r.Name == vm }) {
+			continue
+		}
+		pid, p, err := l.orphan(vm)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			return fmt.Errorf("%w: process %d, of a VM %s: put the right state file back, or, if the other node is to go on, end that process first: kill -9 %d", ErrUnknownQEMU, pid, vm, pid)
+		}
+	}
+	return nil
 }
 
 func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
@@ -501,6 +535,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if v.Mode == "primary" {
 		c.adoptComparer()
 		v.PeerBad = c.missed(ctx)
+		c.torn.Store(v.PeerBad != "")
 	}
 	if v.Gone, err = blockrepl.LocalGone(ctx, c.main, c.disks); err != nil {
 		c.Disconnect()

@@ -78,13 +78,15 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	return nil
 }
 
-// noneNewer makes sure that no peer that can be asked runs the VM, or knows of a generation in which the copy here does not count: a person's word may have made one that this node
+// noneNewer makes sure that no peer runs the VM, or knows of a generation in which the copy here does not count: a person's word may have made one that this node
 // has not heard of.
 func (m *machine) noneNewer(ctx context.Context, generation uint64) error {
 	for _, e := range m.inquireAll(ctx, m.n.partnerships()) {
 		switch {
 		case e.runs():
 			return fmt.Errorf("%w: %s runs it (%s)", ErrNotCurrent, e.info.Name, e.vm.State)
+		case e.err != nil && !errors.Is(e.err, ErrNoVM):
+			return fmt.Errorf("%s can't be asked whether it has a newer one: %w", e.info.Name, e.err)
 		case e.err == nil && e.vm.Generation > generation && !slices.Contains(e.vm.Members, m.n.cfg.Name):
 			return fmt.Errorf("%w: %s is at generation %d of %v, this node at %d", ErrNotCurrent, e.info.Name, e.vm.Generation, e.vm.Members, generation)
 		}

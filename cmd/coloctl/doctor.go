@@ -144,7 +144,13 @@ func (f *findings) examineNode(cc *cli.Context, t *target) string {
 	}
 	for _, vm := range n.VMs {
 		s, err := t.Status(cc.Context, vm, false)
-		if err != nil || s.Replication == nil {
+		if err != nil {
+			continue
+		}
+		if s.GivenUp != "" {
+			f.add(vm+" on "+t.String(), errors.New(s.GivenUp), "", "see: coloctl history "+vm+"; when the cause is mended: coloctl protect "+vm)
+		}
+		if s.Replication == nil {
 			continue
 		}
 		f.add("replication of "+vm+" on "+t.String(), reachable(s.Replication), replicationText(s.Replication),
@@ -194,6 +200,12 @@ func healthRemedy(i api.HealthItem) string {
 		return "finish the upgrade: one version at a time, both nodes before the next one"
 	case strings.HasPrefix(i.Name, "link"):
 		return "look at this link's cable, interface and addresses, and at firewalls: heartbeats are UDP"
+	case i.Name == "certificate" || strings.Contains(i.Text, "certificate"):
+		return "issue a new one: coloctl pki issue node NAME --renew; both nodes need the same authority"
+	case i.Name == "arbiter":
+		return "look at the arbiter's host, and at the network to it from this node"
+	case strings.Contains(i.Text, "forbidden") || strings.Contains(i.Text, "arbiter"):
+		return "correct this node's or the other one's configuration, as it says"
 	case i.Text == "no peer is configured":
 		return "name the other node under peers in this node's configuration"
 	}

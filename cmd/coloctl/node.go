@@ -233,6 +233,9 @@ func rebootRisk(vm, node string, halves []half) rebootItem {
 	case here.State == colo.Protected && v.Protected:
 		i.Safe, i.Text = true, "runs here, protected: it goes on on "+here.Peer+", as after a loss of this node"
 		i.Remedy = "without that moment: coloctl switchover " + vm
+	case here.State == colo.Protected && there != nil && there.State == colo.Secondary:
+		i.Text = fmt.Sprintf("runs here, and its copy on %s could not go on now (%s): it would stop", there.Node, v.Reason)
+		i.Remedy = "mend that first, see: coloctl status " + vm
 	case both.RunsAsPrimary(here.State) && here.State != colo.Starting && here.State != colo.Stopping:
 		i.Text = fmt.Sprintf("runs here, and only here (%s): it would stop", v.Reason)
 		i.Remedy = fmt.Sprintf("coloctl protect %s, then coloctl switchover %s", vm, vm)
@@ -240,6 +243,9 @@ func rebootRisk(vm, node string, halves []half) rebootItem {
 		i.Text, i.Remedy = "is "+string(here.State), "wait for its end"
 	case here.State == colo.Secondary && (there == nil || !both.RunsAsPrimary(there.State)):
 		i.Text, i.Remedy = "its secondary is here, and whether its primary runs is not known", "see: coloctl status "+vm
+	case here.State == colo.Secondary && there.State == colo.Protected && !v.Protected:
+		i.Text = fmt.Sprintf("runs on %s, which may have to wait without this node (%s): it would stop", there.Node, v.Reason)
+		i.Remedy = fmt.Sprintf("mend that first, or give protection up before: coloctl unprotect %s", vm)
 	case here.State == colo.Secondary, here.State == colo.Standby:
 		i.Safe, i.Text = true, "runs on "+here.Peer+", alone until this node is back"
 	case there != nil && both.RunsAsPrimary(there.State):

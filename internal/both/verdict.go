@@ -104,6 +104,13 @@ func because(h *Half) string {
 	switch {
 	case s.GivenUp != "":
 		more = append(more, s.GivenUp)
+	case s.State == colo.Arbitrating:
+		if s.Why != "" {
+			more = append(more, s.Why)
+		}
+		if s.Plan != nil {
+			more = append(more, "next: "+s.Plan.Step)
+		}
 	case ProgressNow(s) != nil:
 		p := fmt.Sprintf("%s, %d %%", s.Progress.What, 100*s.Progress.Done/s.Progress.Total)
 		if s.Progress.ETA > 0 {
@@ -114,6 +121,8 @@ func because(h *Half) string {
 		more = append(more, s.Plan.Step)
 	case s.Outlook != "":
 		more = append(more, s.Outlook)
+	case s.State == colo.Solo && s.Want == colo.WantRunning:
+		more = append(more, "protection isn't wanted; to have it: coloctl protect "+s.VM)
 	case s.State == colo.Solo && s.Peer != "" && !s.PeerAlive:
 		more = append(more, "no heartbeat of "+s.Peer)
 	case s.State == colo.Failed && s.LastError != "":
@@ -126,7 +135,7 @@ func because(h *Half) string {
 
 // ProgressNow is the progress of what is going on, nil if nothing is; the engine keeps the last one.
 func ProgressNow(s *colo.Status) *colo.Progress {
-	if s.Plan == nil || s.Progress == nil || s.Progress.Total <= 0 {
+	if s.Plan == nil || s.Progress == nil || s.Progress.Total <= 0 || s.State == colo.Arbitrating {
 		return nil
 	}
 	return s.Progress

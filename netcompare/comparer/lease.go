@@ -31,7 +31,11 @@ func OpenLease(dir string) (*Lease, error) {
 	}
 	defer f.Close()
 	size := int(unsafe.Sizeof(atomic.Int64{}))
-	if err := f.Truncate(int64(size)); err != nil {
+	info, err := f.Stat()
+	if err == nil && info.Size() < int64(size) { // written, not only made longer: a hole is an error of the memory when the file system is full
+		_, err = f.WriteAt(make([]byte, size), 0)
+	}
+	if err != nil {
 		return nil, err
 	}
 	b, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -93,8 +97,8 @@ func (l *loop) flush() error {
 		if !l.unsure {
 			l.unsure = true
 			l.lapses++
+			l.eng.Ask(monotonic())
 		}
-		l.eng.Ask(monotonic())
 		return nil
 	}
 	l.unsure = false

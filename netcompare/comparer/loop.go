@@ -23,6 +23,8 @@ const (
 	askAgain = 500 * time.Millisecond
 	// lookAtLease is how soon a daemon's word is noticed while something waits for it.
 	lookAtLease = 10 * time.Millisecond
+	// heldBack is for how long QEMU may hold an event back, and more.
+	heldBack = 2 * time.Second
 	// readsATurn bounds how often one socket is read before the others get their turn.
 	readsATurn = 8
 	// priority is the process's nice value where that is permitted.
@@ -61,6 +63,7 @@ type loop struct {
 
 	lease     *Lease
 	stopped   int64  // when the guest stopped last, by the monotonic clock
+	entered   int64  // COLO
 	sureUntil int64  // see Lease
 	unsure    bool   // something waits because of it
 	lapses    uint64 // how often that was so
@@ -339,14 +342,15 @@ func (l *loop) heed(m *message) {
 	case m.Event == "MIGRATION":
 		switch m.Data.Status {
 		case "colo":
-			l.inColo, l.began = true, m.Timestamp
+			l.inColo, l.began, l.entered = true, m.Timestamp, monotonic()
 			l.proven(monotonic() - int64(m.Timestamp.age()))
 		case "failed", "completed", "cancelled":
 			l.hold("the migration is " + m.Data.Status)
 		}
 	case m.Event == "QUORUM_REPORT_BAD":
-		// Held back for up to a second by QEMU, so it may be of before.
-		if l.inColo && m.Data.Type != "read" && !m.Timestamp.before(l.began) && !slices.Contains(l.failed, m.Data.NodeName) {
+		// Held back for up to a second by QEMU, so it may be of before. Its clock counts only then: it may be set.
+		early := m.Timestamp.before(l.began) && monotonic() < l.entered+int64(heldBack)
+		if l.inColo && m.Data.Type != "read" && !early && !slices.Contains(l.failed, m.Data.NodeName) {
 			l.failed = append(l.failed, m.Data.NodeName)
 		}
 	case m.Event == "COLO_EXIT":
