@@ -45,7 +45,7 @@ func TestLife(t *testing.T) {
 		if s.Resync.Copied == 0 {
 			break
 		}
-		if try == 4 {
+		if try == 9 {
 			t.Errorf("%d bytes were sent again that were durable on the peer", s.Resync.Copied)
 			break
 		}
