@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -106,7 +107,7 @@ func (p *process) frozen() bool {
 	return err == nil && (state == 'T' || state == 't')
 }
 
-// lastWords is the last line of what the process printed.
+// lastWords is the last line of what the process printed that is no warning, which it outlived.
 func (p *process) lastWords() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
@@ -115,7 +116,12 @@ func (p *process) lastWords() string {
 	const most = 64 << 10
 	text = text[max(0, len(text)-most):]
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return lines[len(lines)-1]
+	for _, l := range slices.Backward(lines) {
+		if !strings.Contains(l, ": warning: ") {
+			return l
+		}
+	}
+	return ""
 }
 
 // ownerOf says whose a file is.

@@ -256,8 +256,9 @@ func vmDelete(cc *cli.Context, s *site) error {
 	slices.SortStableFunc(known, both.NewerFirst)
 	if cc.Bool("dry-run") {
 		for _, h := range known {
-			steps := []string{"let the arbiter forget the VM", "forget the VM"}
+			steps := []string{"let the arbiter forget the VM", "forget the VM; its disk images stay"}
 			if cc.Bool("images") {
+				steps[1] = "forget the VM"
 				steps = append([]string{"delete its disk images"}, steps...)
 			}
 			if err := tellSteps(cc, vm, h.Target, "delete", steps); err != nil {
@@ -288,7 +289,11 @@ func vmDelete(cc *cli.Context, s *site) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, map[string]any{"vm": vm, "deleted_on": done})
 	}
-	_, err = fmt.Fprintf(cc.App.Writer, "%s deleted on %s\n", vm, strings.Join(done, ", "))
+	images := "; its disk images stay"
+	if cc.Bool("images") {
+		images = ", and its disk images"
+	}
+	_, err = fmt.Fprintf(cc.App.Writer, "%s deleted on %s%s\n", vm, strings.Join(done, ", "), images)
 	return err
 }
 

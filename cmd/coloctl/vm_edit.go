@@ -90,6 +90,9 @@ func applySpec(cc *cli.Context, t *target, vm string, text api.SpecText, old []b
 func editSpec(cc *cli.Context, vm string, old []byte) (api.SpecText, error) {
 	editor := firstSet("VISUAL", "EDITOR")
 	if editor == "" {
+		if !isTerminal(os.Stdin) {
+			return api.SpecText{}, usagef("vm edit opens an editor, and there is no terminal: give -f FILE, or name an editor in EDITOR")
+		}
 		editor = "vi"
 	}
 	f, err := os.CreateTemp("", "coloctl-"+vm+"-*.yaml")

@@ -86,6 +86,7 @@ var sentinels = []struct {
 	{"no_room", colo.ErrNoRoom, http.StatusConflict, ExitRefused, false},
 	{"mac_taken", colo.ErrMACTaken, http.StatusConflict, ExitRefused, false},
 	{"image_taken", colo.ErrImageTaken, http.StatusConflict, ExitRefused, false},
+	{"unknown_qemu", colo.ErrUnknownQEMU, http.StatusConflict, ExitRefused, false},
 	{"disks_dont_shrink", colo.ErrShrink, http.StatusConflict, ExitRefused, false},
 	{"spec_changed", colo.ErrSpecChanged, http.StatusPreconditionFailed, ExitRefused, false},
 	{"vm_runs", colo.ErrNotWhileRunning, http.StatusConflict, ExitRefused, false},

@@ -73,7 +73,7 @@ func (c *Config) Inspect() []Finding {
 	_, err := ReadKey(c.Heartbeat.KeyFile)
 	out.add("heartbeat key", err, c.Heartbeat.KeyFile, "make one with coloctl pki heartbeat-key and copy it to both nodes")
 	creds, err := c.Credentials()
-	out.add("certificate", usable(creds, err), c.TLS.Identity, "issue one with coloctl pki issue node "+c.Node)
+	out.add("certificate", usable(creds, err), c.TLS.Identity, "issue one: coloctl pki issue node "+c.Node+", with --renew where there was one")
 	_, err = c.SocketGID()
 	group := c.API.SocketGroup
 	if group == "" {

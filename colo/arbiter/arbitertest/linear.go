@@ -3,11 +3,14 @@
 package arbitertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,10 +127,25 @@ func (r Run) Check(ctx context.Context) error {
 	case porcupine.Ok:
 		return nil
 	case porcupine.Illegal:
-		return fmt.Errorf("%w: seed %d, %d calls", ErrNotLinearizable, r.Seed, len(history))
+		return fmt.Errorf("%w: seed %d, %d calls:\n%s", ErrNotLinearizable, r.Seed, len(history), tell(history))
 	default:
 		return fmt.Errorf("seed %d: the checker didn't come to an end with %d calls", r.Seed, len(history))
 	}
+}
+
+// tell lists the calls in the order in which they were made, each with the ticks of its beginning and its end.
+func tell(history []porcupine.Operation) string {
+	slices.SortFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	for _, op := range history {
+		in, out := op.Input.(call), op.Output.(answer)
+		ended := fmt.Sprint(op.Return)
+		if out.unknown {
+			ended = "?"
+		}
+		fmt.Fprintf(&b, "%d-%s %s %s %v %d: %v %v\n", op.Call, ended, in.kind, in.vm, in.next, in.generation, out.record, out.err)
+	}
+	return b.String()
 }
 
 func isAnswer(err error) bool {
