@@ -73,15 +73,31 @@ func newBare(t *testing.T) *bare {
 	return p
 }
 
+// newAlone is newBare without an arbiter.
+func newAlone(t *testing.T) *bare {
+	t.Helper()
+	p := newBare(t)
+	p.powerOff()
+	p.alone = true
+	p.restart()
+	return p
+}
+
+// off ends a node and its copy, as a loss of power does.
+func (p *bare) off(name string) {
+	p.t.Helper()
+	must(p.t, p.nodes[name].Close())
+	if c := p.launchers[name].Copy("web"); c != nil {
+		c.Crash()
+	}
+}
+
 // powerOff ends both nodes and their copies.
 func (p *bare) powerOff() {
 	p.t.Helper()
-	for name, n := range p.nodes {
-		must(p.t, n.Close())
+	for name := range p.nodes {
+		p.off(name)
 		must(p.t, p.stores[name].Close())
-		if c := p.launchers[name].Copy("web"); c != nil {
-			c.Crash()
-		}
 	}
 }
 

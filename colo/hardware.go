@@ -53,8 +53,8 @@ func (h *hardware) check(s *Spec) []error {
 	bad := func(field, format string, args ...any) {
 		errs = append(errs, &InvalidSpecError{Field: "$." + field, Msg: fmt.Sprintf(format, args...)})
 	}
-	machine, options, _ := strings.Cut(s.Machine, ",")
-	for o := range strings.SplitSeq(machine+","+options, ",") {
+	machine, _, _ := strings.Cut(s.Machine, ",")
+	for o := range strings.SplitSeq(s.Machine, ",") {
 		if t, ok := strings.CutPrefix(o, "type="); ok {
 			machine = t
 		}

@@ -122,10 +122,7 @@ func TestStopForgetsGivenUp(t *testing.T) {
 // TestLearntFromPeer: a VM that a node has only heard of from its peer is the peer's: it isn't started here from disks that were never equal.
 func TestLearntFromPeer(t *testing.T) {
 	t.Parallel()
-	p := newBare(t)
-	p.powerOff()
-	p.alone = true
-	p.restart()
+	p := newAlone(t)
 	ctx, n1, n2 := t.Context(), p.nodes["n1"], p.nodes["n2"]
 	p.launchers["n2"].Refuse(errors.New("no such bridge"))
 	must(t, n1.Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}}))

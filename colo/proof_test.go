@@ -8,25 +8,13 @@ import (
 	"github.com/coloctl/coloctl/colo"
 )
 
-// off ends a node and its copy, as a loss of power does.
-func (p *bare) off(name string) {
-	p.t.Helper()
-	must(p.t, p.nodes[name].Close())
-	if c := p.launchers[name].Copy("web"); c != nil {
-		c.Crash()
-	}
-}
-
 // TestProofOfAReturnedHost: without an arbiter a copy waits while the other node is away. When that is back it says that its copy is dead, and the waiting one goes on, with all that the guest has in memory.
 func TestProofOfAReturnedHost(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []string{"n1", "n2"} {
 		t.Run(lost, func(t *testing.T) {
 			t.Parallel()
-			p := newBare(t)
-			p.powerOff()
-			p.alone = true
-			p.restart()
+			p := newAlone(t)
 			p.protect(colo.ProtectionSpec{})
 			left := map[string]string{"n1": "n2", "n2": "n1"}[lost]
 			p.off(lost)
@@ -46,10 +34,7 @@ func TestProofOfAReturnedHost(t *testing.T) {
 // TestCountedOutUnheard: without an arbiter n1 has counted n2 out and gone on, which n2 could not be told. It hears that when it asks, and does not wait for a person.
 func TestCountedOutUnheard(t *testing.T) {
 	t.Parallel()
-	p := newBare(t)
-	p.powerOff()
-	p.alone = true
-	p.restart()
+	p := newAlone(t)
 	p.protect(colo.ProtectionSpec{})
 	p.wire.SetUp(false)
 	must(t, p.nodes["n1"].Unprotect(t.Context(), "web"))

@@ -429,41 +429,42 @@ func (l *qemuLauncher) End(ctx context.Context, s *Spec, i state.Instance) error
 
 // endOrphan ends a QEMU of the VM that was launched right before a crash and that nobody remembers: it has never run.
 func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
-	pid, p, err := l.orphan(vm)
+	p, err := l.orphan(vm)
 	if p == nil {
 		return err
 	}
-	l.cfg.Log.Warn("ending a QEMU that was launched before a crash and never ran", "vm", vm, "pid", pid)
+	l.cfg.Log.Warn("ending a QEMU that was launched before a crash and never ran", "vm", vm, "pid", p.pid)
 	defer l.forget(context.WithoutCancel(ctx), vm)
 	return p.kill(ctx)
 }
 
 // orphan finds the QEMU whose number lies in a VM's folder; nil if none runs.
-func (l *qemuLauncher) orphan(vm string) (pid int, _ *process, err error) {
+func (l *qemuLauncher) orphan(vm string) (*process, error) {
 	text, err := os.ReadFile(filepath.Join(l.dir(vm), pidFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil, nil
+		return nil, nil //nolint:nilnil // none
 	}
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
-		return 0, nil, nil //nolint:nilerr // QEMU was ended while it wrote it
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // QEMU was ended while it wrote it
 	}
 	ticks, _, err := procStat(pid)
 	if err != nil {
-		return 0, nil, nil //nolint:nilerr // no such process
+		return nil, nil //nolint:nilerr,nilnil // no such process
 	}
 	p, err := findProcess(pid, ticks, l.logFile(vm))
 	if p == nil {
-		return 0, nil, err
+		return nil, err
 	}
 	// The number may be another process's by now: ours has its sockets on its command line.
 	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil || !bytes.Contains(argv, []byte(filepath.Join(l.dir(vm), qmpSocket))) {
-		return 0, nil, nil //nolint:nilerr // it has ended
+		return nil, nil //nolint:nilerr,nilnil // it has ended
 	}
-	return pid, p, nil
+	return p, nil
 }
 
 // ErrUnknownQEMU is returned by [NewNode] when a QEMU of a VM runs here of which the records know nothing: they were lost, or are others. Its guest may be the only one, and
@@ -481,12 +482,12 @@ func (l *qemuLauncher) strangers(known []state.VM) error {
 		if slices.ContainsFunc(known, func(r state.VM) bool { return r.Name == vm }) {
 			continue
 		}
-		pid, p, err := l.orphan(vm)
+		p, err := l.orphan(vm)
 		if err != nil {
 			return err
 		}
 		if p != nil {
-			return fmt.Errorf("%w: process %d, of a VM %s: put the right state file back, or, if the other node is to go on, end that process first: kill -9 %d", ErrUnknownQEMU, pid, vm, pid)
+			return fmt.Errorf("%w: process %d, of a VM %s: put the right state file back, or, if the other node is to go on, end that process first: kill -9 %d", ErrUnknownQEMU, p.pid, vm, p.pid)
 		}
 	}
 	return nil

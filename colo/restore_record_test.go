@@ -10,6 +10,15 @@ import (
 	"github.com/coloctl/coloctl/state"
 )
 
+// loseRecord makes the arbiter forget a VM.
+func (p *bare) loseRecord(id string) {
+	p.t.Helper()
+	a := p.mem.View("n1")
+	rec, err := a.Get(p.t.Context(), id)
+	must(p.t, err)
+	must(p.t, a.Forget(p.t.Context(), id, rec.Generation))
+}
+
 // TestRestoreRecord: an arbiter that has lost its memory gets a running VM's record again, and decides from then on.
 func TestRestoreRecord(t *testing.T) {
 	p := newBare(t)
@@ -17,12 +26,7 @@ func TestRestoreRecord(t *testing.T) {
 	p.protect(colo.ProtectionSpec{})
 	vm, err := p.stores["n1"].Get("web")
 	must(t, err)
-	lose := func() {
-		t.Helper()
-		rec, err := p.mem.View("n1").Get(ctx, vm.ID)
-		must(t, err)
-		must(t, p.mem.View("n1").Forget(ctx, vm.ID, rec.Generation))
-	}
+	lose := func() { t.Helper(); p.loseRecord(vm.ID) }
 	restore := func(node string, want error) {
 		t.Helper()
 		if err := p.nodes[node].RestoreRecord(ctx, "web"); !errors.Is(err, want) {
@@ -131,12 +135,7 @@ func TestRestoreRecordOfAStopped(t *testing.T) {
 	p.protect(colo.ProtectionSpec{})
 	vm, err := p.stores["n1"].Get("web")
 	must(t, err)
-	lose := func() {
-		t.Helper()
-		rec, err := p.mem.View("n1").Get(ctx, vm.ID)
-		must(t, err)
-		must(t, p.mem.View("n1").Forget(ctx, vm.ID, rec.Generation))
-	}
+	lose := func() { t.Helper(); p.loseRecord(vm.ID) }
 	refused := func(n *colo.Node, why string) {
 		t.Helper()
 		if err := n.RestoreRecord(ctx, "web"); !errors.As(err, new(*colo.UnexpectedEventError)) {

@@ -102,7 +102,7 @@ func labProvision(cc *cli.Context) error {
 
 // labUp runs twice: as typed, and as the worker inside the lab that it has started.
 func labUp(cc *cli.Context) error {
-	if err := errors.Join(positive("--links", cc.Int("links")), positive("--vcpus", cc.Int("vcpus"))); err != nil {
+	if err := checkLabFlags(cc); err != nil {
 		return err
 	}
 	if lab.Inside() {
@@ -162,6 +162,10 @@ func labFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "launcher", Value: config.LauncherColod, Usage: "`WHO` starts QEMU: colod, or libvirt, whose daemon must be installed"},
 		&cli.StringFlag{Name: "comparer", Value: colo.ComparerStream, Usage: "`WHO` compares what the copies say: stream, or builtin, which is QEMU's"},
 		&cli.DurationFlag{Name: "hold-down", Usage: "how long a node that has returned must be well before a VM is protected by it", DefaultText: "the daemons'"})
+}
+
+func checkLabFlags(cc *cli.Context) error {
+	return errors.Join(positive("--links", cc.Int("links")), positive("--vcpus", cc.Int("vcpus")))
 }
 
 func labOptions(cc *cli.Context, assets *lab.Assets, dir string) lab.Options {

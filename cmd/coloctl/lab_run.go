@@ -34,7 +34,7 @@ func labRun(cc *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(positive("-n", cc.Int("n")), positive("--links", cc.Int("links")), positive("--vcpus", cc.Int("vcpus"))); err != nil {
+	if err := errors.Join(positive("-n", cc.Int("n")), checkLabFlags(cc)); err != nil {
 		return err
 	}
 	if lab.Inside() {

@@ -38,7 +38,7 @@ type shard struct {
 	For     time.Duration
 	Only    []Kind   // what the schedules consist of; nil is everything
 	Bare    bool     // on hosts without a gate
-	Mixed   bool     // of all kinds, see mixed
+	Mixed   bool     // with the later faults in some, see mixed
 	Seeds   []uint64 `json:",omitempty"` // only these
 	Without Kind     `json:",omitempty"` // is left out
 }
