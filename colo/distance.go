@@ -12,24 +12,26 @@ var ErrTooFar = errors.New("the peer is too far away to protect a VM by it")
 // far says whether a round trip is more than the owner wants to have in every checkpoint.
 func (c *NodeConfig) far(rtt time.Duration) bool { return c.MaxLinkRTT > 0 && rtt > c.MaxLinkRTT }
 
-// near fails if no link is known to be near enough. One that nothing was measured of may be.
-func (p *partnership) near(c *NodeConfig) error { return c.distance(p.status(c).Links) }
-
-func (c *NodeConfig) distance(links []LinkStatus) error {
-	var least time.Duration
-	name := ""
-	for _, l := range links {
+// TooFar says whether all links that are up are farther than the node protects VMs over, and which of them is the nearest. One that nothing was measured of may be near.
+func (p PeerStatus) TooFar() (nearest LinkStatus, far bool) {
+	for _, l := range p.Links {
 		switch {
 		case !l.Up:
-		case !c.far(l.RTTMin):
-			return nil
-		case name == "" || l.RTTMin < least:
-			least, name = l.RTTMin, l.Name
+		case !l.Far:
+			return LinkStatus{}, false
+		case !far || l.RTTMin < nearest.RTTMin:
+			nearest, far = l, true
 		}
 	}
-	if name == "" {
-		return nil // none is up: others say so
+	return nearest, far
+}
+
+// near fails if no link is known to be near enough.
+func (p *partnership) near(c *NodeConfig) error {
+	l, far := p.status(c).TooFar()
+	if !far {
+		return nil
 	}
-	return fmt.Errorf("%w: a round trip over %s takes %v, max-link-rtt is %v, and several of them are in every checkpoint; raise it if the guest's users can bear that", ErrTooFar, name,
-		least.Round(10*time.Microsecond), c.MaxLinkRTT)
+	return fmt.Errorf("%w: a round trip over %s takes %v, max-link-rtt is %v, and several of them are in every checkpoint; raise it if the guest's users can bear that", ErrTooFar, l.Name,
+		l.RTTMin.Round(10*time.Microsecond), c.MaxLinkRTT)
 }

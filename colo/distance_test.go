@@ -1,7 +1,6 @@
 package colo
 
 import (
-	"errors"
 	"testing"
 	"time"
 )
@@ -25,8 +24,11 @@ func TestDistance(t *testing.T) {
 		"no link of which it is known": {5 * time.Millisecond, nil, false},
 	} {
 		c := NodeConfig{MaxLinkRTT: tt.most}
-		if err := c.distance(tt.links); errors.Is(err, ErrTooFar) != tt.far {
-			t.Errorf("%s: %v", name, err)
+		for i := range tt.links {
+			tt.links[i].Far = c.far(tt.links[i].RTTMin)
+		}
+		if l, far := (PeerStatus{Links: tt.links}).TooFar(); far != tt.far || far && l.Name != "a" {
+			t.Errorf("%s: %v of %q", name, far, l.Name)
 		}
 	}
 }

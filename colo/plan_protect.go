@@ -54,7 +54,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			if err := by.near(&m.n.cfg); err != nil {
 				return err
 			}
-			if err := m.arbiterAnswersBoth(ctx, by); err != nil || by == m.with() {
+			if err := errors.Join(m.arbiterAnswersBoth(ctx, by), m.catchUp(ctx, peer)); err != nil || by == m.with() {
 				return err
 			}
 			was = &rec.Peer
@@ -81,7 +81,7 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 				if token, err = m.resyncToken(ctx, to.Name); err != nil {
 					return err
 				}
-				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: rec.Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel,
+				reply, err = peer.Prepare(ctx, PrepareRequest{From: m.n.cfg.Name, ID: rec.ID, Spec: spec, Generation: m.record().Generation, Want: rec.Want, QEMU: m.n.qemu, Accel: m.n.cfg.Accel,
 					Starter: m.n.cfg.startedBy(), Plain: m.n.cfg.Plain, MPTCP: m.n.multipath() == nil, Resync: token, Media: media, Attempt: attempt})
 				if plain := len(reply.Endpoint.Key) == 0; err == nil && plain != m.n.cfg.Plain {
 					err = &PeerMismatchError{"encryption of replication", encryption(m.n.cfg.Plain), encryption(plain)}

@@ -29,6 +29,20 @@ func (m *machine) proven(ctx context.Context) error {
 	return m.wayGiven(ctx, max(rec.Generation, there.Generation)+1)
 }
 
+// catchUp takes over the generation that the peer has noted when it gave way to the copy here, if this node did not hear its answer: a handover may have been
+// quicker. With an arbiter only its word makes a generation.
+func (m *machine) catchUp(ctx context.Context, peer Peer) error {
+	rec, _ := m.info()
+	if m.n.cfg.Arbiter != nil || !aloneIn(rec, m.n.cfg.Name) {
+		return nil
+	}
+	there, err := peer.Inquire(ctx, m.name)
+	if err != nil || there.Running || there.Generation <= rec.Generation || !slices.Equal(there.Members, rec.Members) {
+		return nil //nolint:nilerr // it doesn't know the VM, or says what it has against it when it is asked to be the standby
+	}
+	return m.updateNow(ctx, setRecord(there.Generation, there.Members))
+}
+
 // goesOnThere says whether the peer says that it goes on without the copy here, which it has not counted in or has counted out.
 func (m *machine) goesOnThere(ctx context.Context) bool {
 	there, err := m.inquire(ctx)

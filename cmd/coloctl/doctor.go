@@ -200,6 +200,8 @@ func healthRemedy(i api.HealthItem) string {
 		return "finish the upgrade: one version at a time, both nodes before the next one"
 	case strings.HasPrefix(i.Name, "link"):
 		return "look at this link's cable, interface and addresses, and at firewalls: heartbeats are UDP"
+	case strings.HasPrefix(i.Name, "distance"):
+		return "connect the hosts by a nearer link, or raise replication: {max-link-rtt} in the node's file if the guests' users can bear that"
 	case i.Name == "certificate" || strings.Contains(i.Text, "certificate"):
 		return "issue a new one: coloctl pki issue node NAME --renew; both nodes need the same authority"
 	case i.Name == "arbiter":

@@ -121,6 +121,7 @@ func TestHealthRemedy(t *testing.T) {
 		{api.HealthItem{Name: "state"}, "log"},
 		{api.HealthItem{Name: "link l0", Text: "down: the peer's heartbeats are made with another key"}, "copy the heartbeats' key"},
 		{api.HealthItem{Name: "link l0", Text: "down"}, "cable"},
+		{api.HealthItem{Name: "distance to n2", Text: "a round trip takes 12ms, more than max-link-rtt: no VM is protected by it"}, "nearer link"},
 		{api.HealthItem{Name: "peer", Text: "no peer is configured"}, "under peers"},
 		{api.HealthItem{Name: "peer", Text: "n2 is lost"}, "other host"},
 	} {

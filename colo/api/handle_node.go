@@ -126,6 +126,9 @@ func (s *Server) getHealth(w http.ResponseWriter, _ *request) error {
 			}
 			add("link "+l.Name, l.Up, "%s", text)
 		}
+		if l, far := p.TooFar(); far {
+			add("distance to "+p.Info.Name, false, "a round trip over %s takes %v, more than max-link-rtt: no VM is protected over it", l.Name, l.RTTMin.Round(10*time.Microsecond))
+		}
 	}
 	for _, a := range s.apart.list() {
 		add("version of "+a.node, false, "%v", a.err)

@@ -105,7 +105,7 @@ func (r daemonRecords) Write(do func(colo.RecordsTx) error) error {
 		hi = 300 * ms
 	}
 	if r.h.slowDisk {
-		lo, hi = 500*ms, 3000*ms
+		lo, hi = 500*ms/w.slow, 3000*ms/w.slow // what slows everything down is no reason to be slower still, long after all is well
 	}
 	w.mu.Unlock()
 	return r.e.do(context.Background(), opStore, lo, hi, func() error {

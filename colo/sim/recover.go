@@ -118,8 +118,8 @@ func (r *run) settle() ([2]colo.Status, bool) {
 		if r.sch.Recovery && runner(s) < 0 { // one that was the secondary lets the other one go first
 			return time.Since(since) > 5*time.Second
 		}
-		if r.held(s[0]) || r.held(s[1]) {
-			return time.Since(since) > 5*time.Second
+		if r.held(s[0]) || r.held(s[1]) { // longer than a call takes that nobody answers
+			return time.Since(since) > 8*time.Second
 		}
 		return time.Since(since) > 1200*time.Millisecond
 	})
