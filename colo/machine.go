@@ -2,7 +2,6 @@ package colo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -75,41 +74,6 @@ type machine struct {
 	queue                  []*change
 }
 
-// message is an event on its way to the state machine.
-type message struct {
-	kind  EventKind
-	text  string
-	disk  string       // that is out of service now
-	gen   uint64       // of a peer's report, in which it counted both copies
-	copy  Copy         // the copy it is about, when it comes from one
-	job   *job         // the plan that has ended
-	err   error        // how
-	args  any          // of a request
-	reply chan<- error // of a request; buffered
-	ctx   context.Context
-	began *atomic.Bool // set when the request has begun something
-}
-
-// over says whether nobody waits for a request any more that nothing was done about yet.
-func (msg *message) over() error {
-	if msg.ctx == nil {
-		return nil
-	}
-	return msg.ctx.Err()
-}
-
-// job is a running plan.
-type job struct {
-	plan    *Plan
-	cancel  context.CancelCauseFunc
-	waiters []chan<- error
-}
-
-// interruptedError is the cause with which a running plan is cancelled.
-type interruptedError struct{ text string }
-
-func (e *interruptedError) Error() string { return "interrupted: " + e.text }
-
 func newMachine(n *Node, spec *Spec, rec *state.VM) *machine {
 	m := &machine{
 		n: n, name: spec.Name, spec: spec, rec: rec.Clone(), log: n.cfg.Log.With("node", n.cfg.Name, "vm", spec.Name),
@@ -143,53 +107,8 @@ func (m *machine) run(ctx context.Context) {
 	}
 }
 
-func (msg *message) answer(err error) {
-	if msg.reply != nil {
-		msg.reply <- err
-	}
-}
-
-// post hands a fact to the state machine.
-func (m *machine) post(msg message) {
-	select {
-	case m.in <- msg:
-	case <-m.quit:
-	case <-m.n.ctx.Done():
-	}
-}
-
 // end stops the machine of a VM that was deleted.
 func (m *machine) end() { close(m.quit) }
-
-// request asks the state machine for something and waits until the plan it leads to has ended.
-func (m *machine) request(ctx context.Context, kind EventKind, args any) error {
-	return m.requestBegan(ctx, kind, args, new(atomic.Bool))
-}
-
-// requestBegan is request that also tells whether a plan was begun for it, which goes on when the caller leaves. A request that the state machine comes
-// to only after ctx has ended is not carried out.
-func (m *machine) requestBegan(ctx context.Context, kind EventKind, args any, began *atomic.Bool) error {
-	reply := make(chan error, 1)
-	select {
-	case m.in <- message{kind: kind, args: args, reply: reply, ctx: ctx, began: began}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-m.quit:
-		return ErrNoVM
-	case <-m.n.ctx.Done():
-		return ErrClosed
-	}
-	select {
-	case err := <-reply:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-m.quit:
-		return ErrNoVM
-	case <-m.n.ctx.Done():
-		return ErrClosed
-	}
-}
 
 // known is an error while a node that has just started is finding out what runs on it: until then it can vouch for nothing.
 func (m *machine) known() error {
@@ -283,40 +202,6 @@ func (m *machine) recall(ctx context.Context, t Transition, msg message) {
 	}
 }
 
-// finish answers those who waited for the plan whose end msg is.
-func (m *machine) finish(msg *message, err error) {
-	if msg.job != nil {
-		for _, w := range msg.job.waiters {
-			w <- err
-		}
-	}
-}
-
-// endJob notes the end of a plan. It reports true when another plan was waiting for that: the end is then no event any more.
-func (m *machine) endJob(ctx context.Context, msg *message) bool {
-	if msg.job != m.job {
-		return true
-	}
-	m.job = nil
-	m.setPlan(nil)
-	if msg.err != nil {
-		m.setLastErr(msg.err)
-	}
-	if msg.job.plan.Kind == planDelete && msg.err == nil {
-		m.finish(msg, nil)
-		m.gone()
-		return true
-	}
-	if m.following == nil {
-		return false
-	}
-	m.finish(msg, msg.err)
-	follow, plan := *m.following, m.nextPlan
-	m.following = nil
-	m.start(ctx, plan, follow)
-	return true
-}
-
 // take does what a row says.
 func (m *machine) take(ctx context.Context, t Transition, msg message) {
 	why := t.Why
@@ -372,12 +257,6 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 	}
 }
 
-func (msg *message) begins() {
-	if msg.began != nil {
-		msg.began.Store(true)
-	}
-}
-
 // silence cuts the tap without waiting for a plan. The claim that follows waits for it, does it again, and minds its outcome.
 func (m *machine) silence(ctx context.Context) {
 	c := m.current()
@@ -408,66 +287,6 @@ func (m *machine) silenced(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 	}
-}
-
-func (j *job) wait() <-chan error {
-	c := make(chan error, 1)
-	j.waiters = append(j.waiters, c)
-	return c
-}
-
-// start runs a plan in its own goroutine, which posts the plan's end.
-func (m *machine) start(ctx context.Context, kind PlanKind, msg message) {
-	plan, err := m.build(kind, msg)
-	if err != nil {
-		plan = &Plan{Kind: kind, Steps: []Step{{Name: "check", Do: func(context.Context) error { return err }}}}
-	}
-	pctx, cancel := context.WithCancelCause(ctx)
-	j := &job{plan: plan, cancel: cancel}
-	if msg.reply != nil {
-		j.waiters = append(j.waiters, msg.reply)
-	}
-	m.job = j
-	m.n.wg.Go(func() {
-		defer cancel(nil)
-		err := m.execute(pctx, j)
-		end := message{kind: outcome(err), job: j, err: err}
-		m.post(end)
-	})
-}
-
-// Outcomes of plans that are more than a failure.
-var (
-	errLost      = errors.New("another copy goes on")
-	errUndecided = errors.New("nobody could say which copy may go on")
-	errBehind    = errors.New("the arbiter has lost what it knew of this VM, or is another one")
-	errRevived   = errors.New("checkpoints go on: the peer's copy is well")
-	errCopyDead  = errors.New("the copy here is dead itself")
-)
-
-func outcome(err error) EventKind {
-	switch {
-	case err == nil:
-		return Done
-	case errors.Is(err, errLost):
-		return Lost
-	case errors.Is(err, errUndecided):
-		return Undecided
-	case undoFailed(err):
-		return UndoFailed
-	case errors.Is(err, errRevived):
-		return Revived
-	case errors.Is(err, errCopyDead):
-		return CopyDead
-	default:
-		return PlanError
-	}
-}
-
-// undoFailed says whether a plan that touches replication has left something of it behind.
-func undoFailed(err error) bool {
-	var se *StepError
-	return errors.As(err, &se) && se.Undo != nil && (se.Plan == planProtect || se.Plan == planSwitchover)
 }
 
 // holds evaluates a guard.

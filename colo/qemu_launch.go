@@ -1,7 +1,6 @@
 package colo
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -18,7 +17,6 @@ import (
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/netcompare"
 	"github.com/coloctl/coloctl/qmp"
-	"github.com/coloctl/coloctl/state"
 )
 
 // ErrImageMissing is returned by a launcher's Check when nothing but disk images is missing.
@@ -26,13 +24,6 @@ var ErrImageMissing = blockrepl.ErrMissing
 
 // ErrNoFile is returned for a file that a VM needs besides its disks and that this node doesn't have.
 var ErrNoFile = errors.New("file is missing")
-
-// UnfitError says why a QEMU can't protect VMs.
-type UnfitError struct {
-	QEMU, Reason, Remedy string
-}
-
-func (e *UnfitError) Error() string { return fmt.Sprintf("%s: %s (%s)", e.QEMU, e.Reason, e.Remedy) }
 
 // qemuLauncher starts QEMUs as processes of its own.
 type qemuLauncher struct {
@@ -54,108 +45,6 @@ const launchTimeout = 20 * time.Second
 
 // sandbox is what a QEMU may not ask of the kernel: outdated calls, more privileges, other programs, and the scheduling of others.
 var sandbox = []string{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"}
-
-// startProbe starts a QEMU without a machine, confined as the VMs' will be.
-func (l *qemuLauncher) startProbe(ctx context.Context, dir string) (*process, *qmp.Client, error) {
-	if u := l.cfg.User; u != nil {
-		if err := os.Chown(dir, int(u.UID), int(u.GID)); err != nil {
-			return nil, nil, err
-		}
-	}
-	sock := filepath.Join(dir, "qmp")
-	for l.sandbox = sandbox; ; l.sandbox = nil {
-		argv := slices.Concat(l.cfg.QEMU, []string{"-M", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "unix:" + sock + ",server=on,wait=off"}, l.sandbox)
-		p, err := startProcess("", l.cfg.User, argv, filepath.Join(dir, "log"))
-		if err != nil {
-			return nil, nil, err
-		}
-		c, err := dialQMP(ctx, p, sock, l.cfg.Name+" probe")
-		if err == nil {
-			return p, c, nil
-		}
-		_ = p.kill(context.WithoutCancel(ctx))
-		if l.sandbox == nil || !strings.Contains(p.lastWords(), "sandbox") {
-			return nil, nil, err
-		}
-		l.cfg.Log.Warn("this QEMU was built without seccomp: it is not confined", "node", l.cfg.Name, "qemu", l.cfg.QEMU[0])
-	}
-}
-
-// newLauncher asks the QEMU what it can do, by starting one without a machine.
-func newLauncher(ctx context.Context, cfg NodeConfig) (*qemuLauncher, error) {
-	l := &qemuLauncher{cfg: cfg, images: blockrepl.Images{QEMUImg: cfg.QEMUImg}, host: netcompare.Host{Netns: cfg.Netns, TapUser: uint32(os.Geteuid()), TapGroup: uint32(os.Getegid())}}
-	if cfg.User != nil {
-		if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil { //nolint:gosec // QEMU's user has to get through it
-			return nil, err
-		}
-	}
-	dir := filepath.Join(cfg.RunDir, "probe")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
-	defer cancel()
-	p, c, err := l.startProbe(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = p.kill(context.WithoutCancel(ctx)) }()
-	defer c.Close()
-	f, err := qmp.Probe(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	v := f.Version.QEMU
-	l.unfit, l.version = Fit(cfg.QEMU[0], f.Version, cfg.Accel), fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
-	if err := f.Require(qmp.ColoFeatures()...); err != nil {
-		return nil, &UnfitError{cfg.QEMU[0], err.Error(), "install a QEMU with replication and COLO built in, such as Debian's"}
-	}
-	if err := l.checkCrypt(ctx, f, c, dir); err != nil {
-		return nil, err
-	}
-	if l.has, err = probeHardware(ctx, c, cfg.QEMU[0], l.version); err != nil {
-		return nil, err
-	}
-	if l.noMPTCP = l.host.CheckMPTCP(ctx); l.noMPTCP == nil {
-		l.noMPTCP = f.Require("mptcp")
-	}
-	return l, nil
-}
-
-// Major versions of QEMU that can protect VMs.
-const (
-	// LeastQEMU is the first whose COLO starts after a migration that has waited for us before its last step. Those before take it for an ordinary
-	// migration, which ends (seen on 7.2, and in the source of 8.2).
-	LeastQEMU = 10
-	// LeastTCG is the first whose checkpoints don't deadlock under TCG.
-	LeastTCG = 11
-)
-
-// Fit says why a QEMU that has all that COLO needs can't protect VMs all the same; nil if it can, as far as is known.
-func Fit(program string, v qmp.Version, accel string) error {
-	version := fmt.Sprintf("QEMU %d.%d.%d", v.QEMU.Major, v.QEMU.Minor, v.QEMU.Micro)
-	switch {
-	case v.QEMU.Major < LeastQEMU:
-		return &UnfitError{program, version + " ends a migration that waits before its last step without starting COLO", fmt.Sprintf("use QEMU %d or newer", LeastTCG)}
-	case v.QEMU.Major == 10 && (v.QEMU.Minor == 0 && v.QEMU.Micro < 7 || v.QEMU.Minor == 1):
-		return &UnfitError{program, version + " does not start COLO, by its source", fmt.Sprintf("use QEMU 10.0.7 or a newer 10.0, or %d or newer", LeastTCG)}
-	case accel == "tcg" && v.QEMU.Major < LeastTCG:
-		return &UnfitError{program, version + " deadlocks at COLO's checkpoints under TCG", fmt.Sprintf("use KVM, or QEMU %d or newer", LeastTCG)}
-	}
-	return nil
-}
-
-// NewLauncher returns the launcher that a node of this configuration has when its Launcher is nil, for programs that drive copies by themselves, and for
-// launchers built upon it. Of the configuration only what is about QEMUs is read. Unlike [NewNode] it takes a QEMU that is known to fail at checkpoints.
-func NewLauncher(ctx context.Context, cfg NodeConfig) (Launcher, error) {
-	cfg.setDefaults()
-	l, err := newLauncher(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return l, nil
-}
 
 // dialQMP connects as soon as QEMU listens, and gives up at once when it has ended.
 func dialQMP(ctx context.Context, p *process, path, name string) (*qmp.Client, error) {
@@ -414,145 +303,9 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 	return c, nil
 }
 
-func (l *qemuLauncher) End(ctx context.Context, s *Spec, i state.Instance) error {
-	boot, err := bootID()
-	if err != nil || i.BootID != boot {
-		return err
-	}
-	p, err := findProcess(i.PID, i.StartTicks, l.logFile(s.Name))
-	if p == nil {
-		return err
-	}
-	defer l.forget(context.WithoutCancel(ctx), s.Name)
-	return p.kill(ctx)
-}
-
-// endOrphan ends a QEMU of the VM that was launched right before a crash and that nobody remembers: it has never run.
-func (l *qemuLauncher) endOrphan(ctx context.Context, vm string) error {
-	p, err := l.orphan(vm)
-	if p == nil {
-		return err
-	}
-	l.cfg.Log.Warn("ending a QEMU that was launched before a crash and never ran", "vm", vm, "pid", p.pid)
-	defer l.forget(context.WithoutCancel(ctx), vm)
-	return p.kill(ctx)
-}
-
-// orphan finds the QEMU whose number lies in a VM's folder; nil if none runs.
-func (l *qemuLauncher) orphan(vm string) (*process, error) {
-	text, err := os.ReadFile(filepath.Join(l.dir(vm), pidFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // none
-	}
-	if err != nil {
-		return nil, err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil, nil //nolint:nilerr,nilnil // QEMU was ended while it wrote it
-	}
-	ticks, _, err := procStat(pid)
-	if err != nil {
-		return nil, nil //nolint:nilerr,nilnil // no such process
-	}
-	p, err := findProcess(pid, ticks, l.logFile(vm))
-	if p == nil {
-		return nil, err
-	}
-	// The number may be another process's by now: ours has its sockets on its command line.
-	argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !bytes.Contains(argv, []byte(filepath.Join(l.dir(vm), qmpSocket))) {
-		return nil, nil //nolint:nilerr,nilnil // it has ended
-	}
-	return p, nil
-}
-
 // ErrUnknownQEMU is returned by [NewNode] when a QEMU of a VM runs here of which the records know nothing: they were lost, or are others. Its guest may be the only one, and
 // the peer's node takes it for well, so neither a second one nor its end is this node's to decide.
 var ErrUnknownQEMU = errors.New("a QEMU runs here that the state file knows nothing of")
-
-// strangers looks for such QEMUs.
-func (l *qemuLauncher) strangers(known []state.VM) error {
-	files, err := filepath.Glob(filepath.Join(l.cfg.RunDir, "*", pidFile))
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		vm := filepath.Base(filepath.Dir(f))
-		if slices.ContainsFunc(known, func(r state.VM) bool { return r.Name == vm }) {
-			continue
-		}
-		p, err := l.orphan(vm)
-		if err != nil {
-			return err
-		}
-		if p != nil {
-			return fmt.Errorf("%w: process %d, of a VM %s: put the right state file back, or, if the other node is to go on, end that process first: kill -9 %d", ErrUnknownQEMU, p.pid, vm, p.pid)
-		}
-	}
-	return nil
-}
-
-func (l *qemuLauncher) newCopy(s *Spec, p *process) *qemuCopy {
-	disks, nics := l.parts(s)
-	c := &qemuCopy{l: l, spec: s, disks: disks, nics: nics, proc: p, dir: l.dir(s.Name), events: make(chan CopyEvent, 64), quit: make(chan struct{}), killed: make(chan struct{}), heed: make(chan func()),
-		log: l.cfg.Log.With("node", l.cfg.Name, "vm", s.Name, "pid", p.pid)}
-	c.setProtection(s.Protection)
-	return c
-}
-
-func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (Copy, View, error) {
-	boot, err := bootID()
-	if err != nil {
-		return nil, View{}, err
-	}
-	if i.BootID != boot {
-		return nil, View{}, nil // the host was restarted
-	}
-	p, err := findProcess(i.PID, i.StartTicks, l.logFile(s.Name))
-	if p == nil {
-		return nil, View{}, err
-	}
-	c := l.newCopy(s, p)
-	if err := c.connect(ctx); err != nil {
-		return nil, View{}, err
-	}
-	v, err := c.view(ctx)
-	if err != nil {
-		c.Disconnect()
-		return nil, View{}, err
-	}
-	for _, n := range c.nics {
-		joined, err := l.host.Joined(ctx, n)
-		if err != nil {
-			c.Disconnect()
-			return nil, View{}, err
-		}
-		v.Cut = v.Cut || !joined
-	}
-	if v.Mode != "none" {
-		c.inColo.Store(true)
-	}
-	if v.Mode == "primary" {
-		c.adoptComparer()
-		v.PeerBad = c.missed(ctx)
-		c.torn.Store(v.PeerBad != "")
-	}
-	if v.Gone, err = blockrepl.LocalGone(ctx, c.main, c.disks); err != nil {
-		c.Disconnect()
-		return nil, View{}, err
-	}
-	if err := c.removeKey(); err != nil { // of an attach that was interrupted; it begins anew
-		c.log.Warn("the replication's key was not removed", "err", err)
-	}
-	if err := blockrepl.EndBackup(ctx, c.main, c.disks); err != nil { // of a daemon that was killed meanwhile
-		c.log.Warn("a backup that was interrupted is still there", "err", err)
-	}
-	c.halves.lose(v.Gone...)
-	c.second.Store(v.Mode == "secondary" || v.Incoming)
-	c.off.Store(v.Off)
-	return c, v, nil
-}
 
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
 	disks, nics := l.parts(s)

@@ -52,7 +52,7 @@ var guards = []guard{
 		"without an arbiter this node's record is written before the peer is told",
 		[]change{
 			{
-				"plan_survive.go",
+				"advance.go",
 				"		return next, m.updateNow(context.WithoutCancel(ctx), setRecord(next.Generation, next.Members))",
 				"		if OFF {\n\t\t\tm.update(setRecord(next.Generation, next.Members))\n\t\t\treturn next, nil\n\t\t}\n" +
 					"		return next, m.updateNow(context.WithoutCancel(ctx), setRecord(next.Generation, next.Members))",
@@ -65,7 +65,7 @@ var guards = []guard{
 		"without an arbiter checkpoints that go on end an arbitration",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim.go",
 				"m.n.cfg.Arbiter == nil && !k.proof && !k.forced &&", "!OFF && m.n.cfg.Arbiter == nil && !k.proof && !k.forced &&",
 			},
 		},
@@ -98,7 +98,7 @@ var guards = []guard{
 		"a question that may be on its way to the arbiter is made void",
 		[]change{
 			{
-				"plan_survive.go",
+				"advance.go",
 				"next.Members) && (rec.Offered == \"\" ||", "next.Members) && (OFF || rec.Offered == \"\" ||",
 			},
 		},
@@ -117,7 +117,7 @@ var guards = []guard{
 				"return f.heard && f.there.runs() },", "return f.heard && f.there.runs() && (!OFF || f.there.State != Secondary) },",
 			},
 			{
-				"plan_survive.go",
+				"claim_start.go",
 				"case err == nil && there.runs():", "case err == nil && there.runs() && (!OFF || there.State != Secondary):",
 			},
 		},
@@ -139,7 +139,7 @@ var guards = []guard{
 		"cut the tap before the claim",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim.go",
 				"if c := m.current(); c != nil {\n\t\t\tif err := c.Cut(ctx); err != nil {", "if c := m.current(); c != nil && !OFF {\n\t\t\tif err := c.Cut(ctx); err != nil {",
 			},
 			{
@@ -187,7 +187,7 @@ var guards = []guard{
 		"an incomplete disk is not started from",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim_start.go",
 				"if names := incomplete(rec, spec); len(names) > 0", "if names := incomplete(rec, spec); len(names) > 0 && !OFF",
 			},
 		},
@@ -257,7 +257,7 @@ var guards = []guard{
 		"only a peer that is a secondary ends an arbitration",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim.go",
 				"return err == nil && there.State == Secondary", "return OFF || err == nil && there.State == Secondary",
 			},
 		},
@@ -327,7 +327,7 @@ var guards = []guard{
 		"a loser never goes on",
 		[]change{
 			{
-				"plan_survive.go",
+				"advance.go",
 				"	case arbiter.Lost:\n", "	case arbiter.Lost:\n\t\tif OFF {\n\t\t\treturn got, nil\n\t\t}\n",
 			},
 		},
@@ -338,7 +338,7 @@ var guards = []guard{
 		"a copy without an answer of the arbiter does not go on",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim.go",
 				"	return fmt.Errorf(\"%w: %w\", errUndecided, err)\n}", "	if OFF {\n\t\treturn nil\n\t}\n\treturn fmt.Errorf(\"%w: %w\", errUndecided, err)\n}",
 			},
 		},
@@ -349,7 +349,7 @@ var guards = []guard{
 		"a start asks the arbiter",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim_start.go",
 				"	_, err := m.advance(ctx, []string{me})\n	switch {", "	if OFF && rec.Generation > 0 {\n\t\tm.update(setRecord(rec.Generation+1, []string{me}))\n\t\treturn nil\n\t}\n" +
 					"	_, err := m.advance(ctx, []string{me})\n	switch {",
 			},
@@ -361,7 +361,7 @@ var guards = []guard{
 		"a winner waits until the loser's lease has ended",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim.go",
 				"	if k := m.marked(); p == nil && !several || c == nil || k.proof || k.forced {", "	if k := m.marked(); OFF || p == nil && !several || c == nil || k.proof || k.forced {",
 			},
 		},
@@ -372,7 +372,7 @@ var guards = []guard{
 		"a start of one of two current copies asks the other node",
 		[]change{
 			{
-				"plan_survive.go",
+				"claim_start.go",
 				"	if err != nil || aloneIn(rec, m.n.cfg.Name) {", "	if OFF || err != nil || aloneIn(rec, m.n.cfg.Name) {",
 			},
 		},
