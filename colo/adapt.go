@@ -48,7 +48,7 @@ func adapt(delay, longest time.Duration, share float64) time.Duration {
 
 // adaptDelay follows the checkpoints of a primary and sets their delay. It ends with the connection to QEMU.
 func (c *qemuCopy) adaptDelay() {
-	tick := time.NewTicker(adaptEvery)
+	tick := newBeat(c.l.cfg.Beat, adaptEvery)
 	defer tick.Stop()
 	var paused time.Duration // in all, at the last look
 	patient := 1

@@ -187,11 +187,12 @@ func (m *machine) renew(ctx context.Context) {
 
 // leases renews the leases of all VMs for as long as the node works.
 func (n *Node) leases() {
-	tick := time.NewTicker(n.cfg.HeartbeatInterval)
+	tick := newBeat(n.cfg.Beat, n.cfg.HeartbeatInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
+			tick.Next()
 		case <-n.ctx.Done():
 			return
 		}

@@ -58,6 +58,7 @@ type NodeConfig struct {
 	User              *User           // whom QEMUs run as that the node starts itself; nil is the node's own user
 	Limits            Limits          // of what VMs may have here together
 	Resync            ResyncLimits    // of VMs that become protected at the same time
+	Beat              time.Time       // what the node does again and again is done at whole intervals after it; now when zero. It has to come from time.Now
 	MaxLinkRTT        time.Duration   // no VM is protected over links whose round trips take longer; 0 is no limit
 	Plain             bool            // replication is not encrypted: the links are nobody else's. The same on both nodes
 	// Comparer is how the comparer of streams is started (colod compare): its program and arguments, to which a folder is added.
@@ -80,6 +81,7 @@ func (c *NodeConfig) setDefaults() {
 	setDefault(&c.HeartbeatTimeout, 400*time.Millisecond)
 	setDefault(&c.HangTimeout, 2*time.Second)
 	setDefault(&c.BitmapRotation, defaultBitmapRotation)
+	setDefault(&c.Beat, time.Now())
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -250,7 +252,7 @@ func (n *Node) Connect(peer Peer, info NodeInfo) error {
 		return err
 	}
 	mon, err := heartbeat.New(heartbeat.Config{
-		Node: n.cfg.Name, Peer: info.Name, Key: n.cfg.HeartbeatKey, Paths: paths, Interval: n.cfg.HeartbeatInterval, Timeout: n.cfg.HeartbeatTimeout,
+		Node: n.cfg.Name, Peer: info.Name, Key: n.cfg.HeartbeatKey, Paths: paths, Interval: n.cfg.HeartbeatInterval, Timeout: n.cfg.HeartbeatTimeout, Beat: n.cfg.Beat,
 		ListenPacket: n.cfg.ListenPacket,
 	})
 	if err != nil {

@@ -25,14 +25,14 @@ type OverlayStatus struct {
 const evOverlays EventKind = "overlays"
 
 const (
-	overlayLook = 250 * time.Millisecond
+	overlayLook = 200 * time.Millisecond
 	// relieveTimeout bounds the wait for a checkpoint that was asked for. One that doesn't come is found by others.
 	relieveTimeout = 5 * time.Second
 )
 
 // boundOverlays looks at the overlays of a secondary. It ends with the connection to QEMU.
 func (c *qemuCopy) boundOverlays() {
-	tick := time.NewTicker(overlayLook)
+	tick := newBeat(c.l.cfg.Beat, overlayLook)
 	defer tick.Stop()
 	var told time.Time
 	for c.ticks(tick) {

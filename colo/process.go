@@ -133,9 +133,24 @@ func ownerOf(st os.FileInfo) (uid, gid int, ok bool) {
 	return int(sys.Uid), int(sys.Gid), true
 }
 
+// readProc reads a short file of the kernel's, for which os.ReadFile, which tries to wait for it with all others, takes four times as many system calls.
+func readProc(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	b := make([]byte, 1024)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return nil, &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return b[:n], nil
+}
+
 // procStat reads a process's start time, in clock ticks since boot, and its state letter.
 func procStat(pid int) (startTicks uint64, state byte, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	text, err := readProc(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, err
 	}

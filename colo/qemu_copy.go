@@ -242,13 +242,14 @@ func (a *awakeness) since(t time.Time) time.Duration {
 }
 
 // ticks waits for the next tick; false when the connection to QEMU has ended.
-func (c *qemuCopy) ticks(t *time.Ticker) bool {
+func (c *qemuCopy) ticks(t *beat) bool {
 	select {
 	case <-c.proc.done:
 		return false
 	case <-c.quit:
 		return false
 	case <-t.C:
+		t.Next()
 		return true
 	}
 }
@@ -257,7 +258,7 @@ func (c *qemuCopy) ticks(t *time.Ticker) bool {
 // QEMU waits for it; a QEMU that does not even answer out of band is itself the one that stands still.
 func (c *qemuCopy) watch() {
 	hang := c.l.cfg.HangTimeout
-	tick := time.NewTicker(min(hang/8, 100*time.Millisecond))
+	tick := newBeat(c.l.cfg.Beat, min(hang/8, 2*c.l.cfg.HeartbeatInterval))
 	defer tick.Stop()
 	var (
 		asked   time.Time // the open question
@@ -277,6 +278,7 @@ func (c *qemuCopy) watch() {
 			asked, hung = time.Time{}, false
 			continue // the next question comes with the next tick
 		case <-tick.C:
+			tick.Next()
 		}
 		if c.proc.frozen() {
 			frozen++

@@ -21,7 +21,7 @@ func (c *qemuCopy) keepBitmapsShort() {
 	if every < 0 {
 		return
 	}
-	tick := time.NewTicker(every)
+	tick := newBeat(c.l.cfg.Beat, every)
 	defer tick.Stop()
 	for c.ticks(tick) {
 		if !c.proven.Load() {

@@ -17,6 +17,9 @@ func (c *Config) NodeConfig() colo.NodeConfig {
 		HangTimeout: time.Duration(c.HangTimeout), VerifyEvery: time.Duration(c.Verify.Every), VerifySpeed: int64(c.Verify.Limit), OverlayDir: c.OverlayDir, Plain: c.Replication.Encryption == "off",
 		MaxLinkRTT: time.Duration(c.Replication.MaxLinkRTT),
 	}
+	// Nodes whose clocks agree hear each other when they wake anyway.
+	now := time.Now()
+	out.Beat = now.Add(-time.Duration(now.UnixNano()) % time.Duration(c.Heartbeat.Interval))
 	out.Resync = colo.ResyncLimits{Parallel: c.Resync.Parallel, Rate: c.Resync.Rate}
 	if c.Verify.Off {
 		out.VerifyEvery = 0

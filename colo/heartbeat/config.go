@@ -45,6 +45,8 @@ type Config struct {
 	Paths []Path
 	// Interval between two datagrams at rest. Default: DefaultInterval.
 	Interval time.Duration
+	// Beat makes the datagrams at rest leave at whole intervals after this moment, together with what else the process does then. Default: an interval after the last.
+	Beat time.Time
 	// Timeout after which a silent path is down. At least three intervals. Both nodes should have the same. Default: DefaultTimeout.
 	Timeout time.Duration
 	// Incarnation must never be used twice. Default: a random number.

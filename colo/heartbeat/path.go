@@ -74,7 +74,11 @@ func (m *Monitor) nextSend(p *path, now time.Time) time.Time {
 	if m.hasty(p, now) || (!p.asked.IsZero() && now.Sub(p.asked) < m.cfg.Timeout && !m.noHaste) {
 		return p.lastSend.Add(m.cfg.Interval / hasteFactor)
 	}
-	return p.lastSend.Add(m.cfg.Interval)
+	next := p.lastSend.Add(m.cfg.Interval)
+	if m.cfg.Beat.IsZero() || p.lastSend.Before(m.cfg.Beat) {
+		return next
+	}
+	return next.Add(-p.lastSend.Sub(m.cfg.Beat) % m.cfg.Interval) // sooner rather than later
 }
 
 // compose makes the path's next datagram.

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	lookEvery  = 200 * time.Millisecond
+	lookEvery  = 500 * time.Millisecond
 	answerTime = time.Second           // how long a comparer may take to answer before it is ended
 	retryTime  = 50 * time.Millisecond // between two attempts to start it
 )
