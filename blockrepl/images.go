@@ -58,6 +58,26 @@ func (im Images) Create(ctx context.Context, d Disk) error {
 	return nil
 }
 
+// Creatable tells why Create, or Convert, could not make a disk's image now, as far as that is seen without making it.
+func (im Images) Creatable(d Disk) error {
+	if err := Validate([]Disk{d}); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(d.Path); err == nil {
+		return d.fault(ErrExists, "", "remove it if nobody needs it, or choose another name")
+	}
+	folder := filepath.Dir(filepath.Clean(d.Path))
+	switch err := unix.Access(folder, unix.W_OK); {
+	case folder == "/dev" || strings.HasPrefix(folder, "/dev/"):
+		return d.fault(ErrMissing, "there is no such device", "make the volume first, for example with lvcreate")
+	case errors.Is(err, fs.ErrNotExist):
+		return d.fault(err, "", "make its folder, or mount what belongs there")
+	case err != nil:
+		return d.fault(err, "", "")
+	}
+	return nil
+}
+
 func (im Images) create(ctx context.Context, path, format string, size int64) error {
 	_, err := im.run(ctx, "create", "-q", "-f", format, "--", path, strconv.FormatInt(size, 10))
 	return err

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -57,12 +56,9 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 	out := Manifest{VM: vm, Node: n.cfg.Name, ID: strings.ToLower(rand.Text()), Generation: rec.Generation, Spec: string(rec.Spec)}
 	since := ""
 	if o.Since != "" {
-		base, err := ReadManifest(o.Since)
+		base, err := baseOf(vm, o.Since)
 		if err != nil {
 			return Manifest{}, err
-		}
-		if base.VM != vm {
-			return Manifest{}, fmt.Errorf("%s is a backup of %s, not of %s", o.Since, base.VM, vm)
 		}
 		since = base.ID
 		if out.Since, err = filepath.Rel(o.Dir, o.Since); err != nil {
@@ -120,17 +116,65 @@ func (n *Node) beginBackup(vm, disk string) (m *machine, c Copy, done func(), er
 		return nil, nil, nil, fmt.Errorf("%s: %w", vm, ErrBackupRuns)
 	}
 	done = func() { m.backup.Store(false) }
-	m.mu.Lock() // a plan that begins after this look finds the mark
-	s, c, rests := m.state, m.copy, m.state == Stopped && m.plan == nil && m.copy == nil
+	if c, err = m.copyable(disk); err != nil { // a plan that begins after this look finds the mark
+		done()
+		return nil, nil, nil, err
+	}
+	return m, c, done, nil
+}
+
+// copyable returns the copy that runs here, none where the VM rests and its half of a disk has everything, and an error where there is nothing to be copied.
+func (m *machine) copyable(disk string) (Copy, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rests := m.state == Stopped && m.plan == nil && m.copy == nil
 	half := m.rec.Disks[disk]
 	whole := disk != "" && (half.InSync || m.rec.Generation == 0)
-	m.mu.Unlock()
-	switch {
-	case (s == Solo || s == Protected) && c != nil, rests && whole:
-		return m, c, done, nil
+	if (m.state == Solo || m.state == Protected) && m.copy != nil || rests && whole {
+		return m.copy, nil
 	}
-	done()
-	return nil, nil, nil, &UnexpectedEventError{VM: vm, State: s, Event: "backup"}
+	return nil, &UnexpectedEventError{VM: m.name, State: m.state, Event: "backup"}
+}
+
+// CheckBackup tells why Backup would be refused now, and copies nothing. Whether there is room can't be foreseen.
+func (n *Node) CheckBackup(vm string, o BackupOptions) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := m.noBackup(); err != nil {
+		return err
+	}
+	if _, err := m.copyable(""); err != nil {
+		return err
+	}
+	if _, err := baseOf(vm, o.Since); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(o.Dir) {
+		return fmt.Errorf("folder %q: expected an absolute path on the node", o.Dir)
+	}
+	return newFile(o.Dir)
+}
+
+// baseOf reads the backup of a VM that another one is to be based on; nothing if that is to be based on none.
+func baseOf(vm, dir string) (base Manifest, err error) {
+	if dir == "" {
+		return base, nil
+	}
+	if base, err = ReadManifest(dir); err == nil && base.VM != vm {
+		err = fmt.Errorf("%s is a backup of %s, not of %s", dir, base.VM, vm)
+	}
+	return base, err
+}
+
+// newFile is an error where a file or folder can't be made: it is there, or its folder is not.
+func newFile(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s: %w", path, os.ErrExist)
+	}
+	_, err := os.Stat(filepath.Dir(path))
+	return err
 }
 
 // noBackup is an error while a backup is made.
@@ -201,6 +245,46 @@ type RestoreOptions struct {
 // Restore makes a VM of a backup, with images of its own in the storage folder. It is not started. Under another name its NICs get other MAC
 // addresses, so that both can run. Nothing is left after an error.
 func (n *Node) Restore(ctx context.Context, o RestoreOptions) (_ *Spec, err error) {
+	s, err := n.restored(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	var made []string
+	defer func() {
+		if err != nil {
+			for _, path := range made {
+				err = errors.Join(err, os.Remove(path))
+			}
+		}
+	}()
+	for _, d := range s.disks(n.cfg.StorageDir) {
+		if err := n.images().Convert(ctx, filepath.Join(o.Dir, d.Name+".qcow2"), blockrepl.QCOW2, d); err != nil {
+			return nil, err
+		}
+		made = append(made, d.Path)
+	}
+	return s, n.Create(ctx, s)
+}
+
+// CheckRestore tells why Restore would be refused now, and makes nothing. Whether there is room on the disk can't be foreseen.
+func (n *Node) CheckRestore(ctx context.Context, o RestoreOptions) error {
+	s, err := n.restored(ctx, o)
+	if err != nil {
+		return err
+	}
+	for _, d := range s.disks(n.cfg.StorageDir) {
+		if _, err := os.Stat(filepath.Join(o.Dir, d.Name+".qcow2")); err != nil {
+			return err
+		}
+		if err := n.images().Creatable(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restored is the spec of a VM that is to be made of a backup, if this node can have it.
+func (n *Node) restored(ctx context.Context, o RestoreOptions) (*Spec, error) {
 	m, err := ReadManifest(o.Dir)
 	if err != nil {
 		return nil, err
@@ -224,27 +308,12 @@ func (n *Node) Restore(ctx context.Context, o RestoreOptions) (_ *Spec, err erro
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	if slices.Contains(n.VMs(), s.Name) {
-		return nil, fmt.Errorf("%s: %w (%s)", s.Name, ErrVMExists, n.cfg.Name)
-	}
-	if err := forNew(n.launcher.Check(ctx, s)); err != nil {
+	release, err := n.place(ctx, s)
+	if err != nil {
 		return nil, err
 	}
-	var made []string
-	defer func() {
-		if err != nil {
-			for _, path := range made {
-				err = errors.Join(err, os.Remove(path))
-			}
-		}
-	}()
-	for _, d := range s.disks(n.cfg.StorageDir) {
-		if err := n.images().Convert(ctx, filepath.Join(o.Dir, d.Name+".qcow2"), blockrepl.QCOW2, d); err != nil {
-			return nil, err
-		}
-		made = append(made, d.Path)
-	}
-	return s, n.Create(ctx, s)
+	release()
+	return s, nil
 }
 
 // newMAC is a random address of those that nobody else gives out, in QEMU's range.
@@ -267,20 +336,10 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 	if err != nil {
 		return err
 	}
-	_, spec := m.info()
-	i, err := spec.mirroredDisk(o.Disk)
+	disk, to, err := m.exported(o)
 	if err != nil {
 		return err
 	}
-	setDefault(&o.Format, blockrepl.QCOW2)
-	switch {
-	case o.Format != blockrepl.QCOW2 && o.Format != blockrepl.Raw:
-		return fmt.Errorf("format %q: expected qcow2 or raw", o.Format)
-	case !filepath.IsAbs(o.File):
-		return fmt.Errorf("file %q: expected an absolute path on the node", o.File)
-	}
-	disk := spec.disks(n.cfg.StorageDir)[i]
-	to := blockrepl.Disk{Name: o.Disk, Path: o.File, Format: o.Format, Size: disk.Size}
 	m, c, done, err := n.beginBackup(vm, o.Disk)
 	if err != nil {
 		return err
@@ -304,4 +363,43 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 		return err
 	}
 	return n.images().Convert(ctx, taken, blockrepl.QCOW2, to)
+}
+
+// CheckExport tells why Export would be refused now, and copies nothing. Whether there is room can't be foreseen.
+func (n *Node) CheckExport(vm string, o ExportOptions) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if _, _, err := m.exported(o); err != nil {
+		return err
+	}
+	if err := m.noBackup(); err != nil {
+		return err
+	}
+	if _, err := m.copyable(o.Disk); err != nil {
+		return err
+	}
+	return newFile(o.File)
+}
+
+// exported are a disk of the VM and the file that it is to be copied to.
+func (m *machine) exported(o ExportOptions) (disk, to blockrepl.Disk, err error) {
+	_, spec := m.info()
+	if _, err = spec.mirroredDisk(o.Disk); err != nil {
+		return disk, to, err
+	}
+	setDefault(&o.Format, blockrepl.QCOW2)
+	switch {
+	case o.Format != blockrepl.QCOW2 && o.Format != blockrepl.Raw:
+		return disk, to, fmt.Errorf("format %q: expected qcow2 or raw", o.Format)
+	case !filepath.IsAbs(o.File):
+		return disk, to, fmt.Errorf("file %q: expected an absolute path on the node", o.File)
+	}
+	for _, d := range spec.disks(m.n.cfg.StorageDir) {
+		if d.Name == o.Disk {
+			disk = d
+		}
+	}
+	return disk, blockrepl.Disk{Name: o.Disk, Path: o.File, Format: o.Format, Size: disk.Size}, nil
 }

@@ -39,6 +39,12 @@ func TestExportOfStopped(t *testing.T) {
 		"exported twice": func() error {
 			return n1.Export(ctx, "web", colo.ExportOptions{Disk: "vda", File: filepath.Join(p.dir, "two.qcow2")})
 		},
+		"started, would be": func() error { return n1.CheckStart(ctx, "web") },
+		"grown, would be":   func() error { return n1.CheckResize(ctx, "web", "vda", 2<<20) },
+		"deleted, would be": func() error { return n1.CheckDelete(ctx, "web") },
+		"exported, would be": func() error {
+			return n1.CheckExport("web", colo.ExportOptions{Disk: "vda", File: filepath.Join(p.dir, "two.qcow2")})
+		},
 	} {
 		if err := do(); !errors.Is(err, colo.ErrBackupRuns) {
 			t.Errorf("%s while it is exported: %v", what, err)

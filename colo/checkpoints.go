@@ -11,12 +11,12 @@ type CheckpointStats struct {
 	Count    uint64        `json:"count"`
 	PauseP50 time.Duration `json:"pause_p50"` // of the last 1024; 0 when there was none
 	PauseP99 time.Duration `json:"pause_p99"`
-	Enter    time.Duration `json:"enter"`    // how long the guest stood still when COLO was started; 0 on a secondary
-	Last     time.Time     `json:"last"`     // end of the last one
-	Delay    time.Duration `json:"delay"`    // longest time between two at present, where the controller has changed it; 0 is the spec's
-	Patience int           `json:"patience"` // by how much the controller has multiplied compare-timeout and the rest between asked checkpoints; 0 is not at all
-	Running  time.Time     `json:"running"`  // start of the one that is going on; zero if none is
-	Began    time.Time     `json:"-"`        // start of the last one that has ended, never later than it was; zero if that is not known
+	Enter    time.Duration `json:"enter"`            // how long the guest stood still when COLO was started; 0 on a secondary
+	Last     time.Time     `json:"last,omitzero"`    // end of the last one
+	Delay    time.Duration `json:"delay"`            // longest time between two at present, where the controller has changed it; 0 is the spec's
+	Patience int           `json:"patience"`         // by how much the controller has multiplied compare-timeout and the rest between asked checkpoints; 0 is not at all
+	Running  time.Time     `json:"running,omitzero"` // start of the one that is going on; zero if none is
+	Began    time.Time     `json:"-"`                // start of the last one that has ended, never later than it was; zero if that is not known
 }
 
 // checkpoints collects pauses. It is written by the one goroutine that reads QEMU's events and allocates nothing after its first use.

@@ -80,6 +80,14 @@ var (
 	unasked = func(f coldFacts) bool { return f.answer == noArbiter || f.answer == silentArbiter }
 )
 
+// runsThere says what becomes of a copy here while the peer runs the VM: whether it gets a standby is for its owner to say.
+func runsThere(f coldFacts) string {
+	if f.there.Want == WantRunning {
+		return fmt.Sprintf("it runs on %s alone, as its owner wants, until it is protected again", f.peer)
+	}
+	return fmt.Sprintf("it runs on %s, which takes this node back as its standby", f.peer)
+}
+
 // coldTable decides by generations who starts a VM after an outage. The first row that holds counts. The claim that follows a start asks the
 // arbiter once more, atomically: this table only saves it from being asked in vain, and says why nothing happens.
 var coldTable = []coldRow{
@@ -87,7 +95,7 @@ var coldTable = []coldRow{
 		return f.heard && f.there.Running && f.there.State == Secondary
 	}, coldWait, say("the copy on %s lives, and is about to go on", thePeer)},
 	{"the peer runs the VM", func(f coldFacts) bool { return f.heard && f.there.runs() },
-		coldWait, say("it runs on %s, which takes this node back as its standby", thePeer)},
+		coldWait, runsThere},
 	{"its owner has stopped it on the peer", func(f coldFacts) bool {
 		return f.heard && f.there.Want == WantStopped && f.there.Generation >= f.rec.Generation
 	}, coldRest, say("it was stopped on %s", thePeer)},

@@ -107,3 +107,18 @@ func TestColdStartIsSafe(t *testing.T) {
 		}
 	})
 }
+
+// TestRunsThere: who waits for a VM that runs on the peer says what its owner wants, not what the peer would do if it were asked.
+func TestRunsThere(t *testing.T) {
+	f := coldFacts{me: "n1", peer: "n2", heard: true, peerHas: true, there: PeerVM{State: Solo, Running: true, Generation: 2, Members: []string{"n2"}}}
+	for want, text := range map[string]string{
+		WantProtected: "it runs on n2, which takes this node back as its standby",
+		"":            "it runs on n2, which takes this node back as its standby", // of a version that doesn't say
+		WantRunning:   "it runs on n2 alone, as its owner wants, until it is protected again",
+	} {
+		f.there.Want = want
+		if a, why := decideCold(f); a != coldWait || why != text {
+			t.Errorf("%q: %s: %s", want, a, why)
+		}
+	}
+}

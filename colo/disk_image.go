@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/coloctl/coloctl/blockrepl"
+	"github.com/coloctl/coloctl/colo/arbiter"
 )
 
 // DiskInfo is this node's half of a disk with its image.
@@ -81,33 +82,43 @@ const importedName = "image"
 
 // MakeImage makes an image that a VM's spec can name: an empty one, or a copy of another one. Nothing is left after an error.
 func (n *Node) MakeImage(ctx context.Context, r ImageRequest) (Image, error) {
-	setDefault(&r.Format, blockrepl.Raw)
-	if r.File == "" || r.From != "" && r.Size != 0 {
-		return Image{}, errors.New("an image needs a file, and a size or another image to copy, which has a size of its own")
+	d, format, err := n.newImage(ctx, r)
+	if err == nil && r.From == "" {
+		err = n.images().Create(ctx, d)
+	} else if err == nil {
+		err = n.images().Convert(ctx, r.From, format, d)
 	}
-	if leadsOut(r.File) {
-		return Image{}, fmt.Errorf("%s leads out of the storage folder: expected a path in it, or an absolute one", r.File)
-	}
-	path := DiskSpec{File: r.File}.path(n.cfg.StorageDir)
-	d := blockrepl.Disk{Name: importedName, Path: path, Format: r.Format, Size: int64(r.Size)}
-	if r.From == "" {
-		if err := n.images().Create(ctx, d); err != nil {
-			return Image{}, err
-		}
-		return Image{path, r.Format, r.Size}, nil
-	}
-	size, format, err := n.images().Source(ctx, r.From, r.FromFormat)
 	if err != nil {
 		return Image{}, err
 	}
-	d.Size = size
-	if err := blockrepl.Validate([]blockrepl.Disk{d}); err != nil {
-		return Image{}, err
+	return Image{d.Path, d.Format, Size(d.Size)}, nil
+}
+
+// CheckImage tells why MakeImage would be refused now, and makes nothing. Whether there is room for all that is to be copied can't be foreseen.
+func (n *Node) CheckImage(ctx context.Context, r ImageRequest) error {
+	d, _, err := n.newImage(ctx, r)
+	if err != nil {
+		return err
 	}
-	if err := n.images().Convert(ctx, r.From, format, d); err != nil {
-		return Image{}, err
+	return n.images().Creatable(d)
+}
+
+// newImage is the image that is to be made, and the format of the one that it is a copy of.
+func (n *Node) newImage(ctx context.Context, r ImageRequest) (d blockrepl.Disk, format string, err error) {
+	setDefault(&r.Format, blockrepl.Raw)
+	if r.File == "" || r.From != "" && r.Size != 0 {
+		return d, "", errors.New("an image needs a file, and a size or another image to copy, which has a size of its own")
 	}
-	return Image{path, r.Format, Size(size)}, nil
+	if leadsOut(r.File) {
+		return d, "", fmt.Errorf("%s leads out of the storage folder: expected a path in it, or an absolute one", r.File)
+	}
+	d = blockrepl.Disk{Name: importedName, Path: DiskSpec{File: r.File}.path(n.cfg.StorageDir), Format: r.Format, Size: int64(r.Size)}
+	if r.From != "" {
+		if d.Size, format, err = n.images().Source(ctx, r.From, r.FromFormat); err != nil {
+			return d, "", err
+		}
+	}
+	return d, format, blockrepl.Validate([]blockrepl.Disk{d})
 }
 
 // Resize grows a disk of a VM that is switched off: this node's image, and the spec. The other half follows when the VM is protected next; until
@@ -121,9 +132,22 @@ func (n *Node) Resize(ctx context.Context, vm, disk string, size Size) error {
 }
 
 // CheckResize tells why Resize would be refused now, and changes nothing.
-func (n *Node) CheckResize(vm, disk string, size Size) error {
-	_, _, err := n.resized(vm, disk, size)
-	return err
+func (n *Node) CheckResize(ctx context.Context, vm, disk string, size Size) error {
+	if _, _, err := n.resized(vm, disk, size); err != nil {
+		return err
+	}
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	if err := m.noBackup(); err != nil {
+		return err
+	}
+	if err := m.arbiterAnswers(ctx); err != nil && !errors.Is(err, arbiter.ErrNoRecord) {
+		return err
+	}
+	_, spec := m.info()
+	return n.launcher.Check(ctx, spec)
 }
 
 // resized is a VM's spec with another size of a disk, and the present one's tag, if it can have that now.

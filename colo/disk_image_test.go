@@ -32,6 +32,7 @@ func TestResize(t *testing.T) {
 		t.Error("a disk was made smaller")
 	}
 	for _, disk := range []string{"vda", "vdb"} {
+		must(t, n1.CheckResize(ctx, "web", disk, 2*smallDisk))
 		must(t, n1.Resize(ctx, "web", disk, 2*smallDisk))
 	}
 	disks, err := n1.Disks(ctx, "web")
@@ -67,6 +68,11 @@ func TestExportAndImport(t *testing.T) {
 	if err := n1.Export(ctx, "web", colo.ExportOptions{Disk: "vda", File: export}); err == nil {
 		t.Error("a file that is there was written over")
 	}
+	if err := n1.CheckExport("web", colo.ExportOptions{Disk: "vda", File: export}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a file that is there would be written over: %v", err)
+	}
+	must(t, n1.CheckExport("web", colo.ExportOptions{Disk: "vda", File: export + ".new"}))
+	must(t, n1.CheckBackup("web", colo.BackupOptions{Dir: backup}))
 	_, err := n1.Backup(ctx, "web", colo.BackupOptions{Dir: backup})
 	must(t, err)
 	s.io(ctx, "n1", "write -P 0x62 8M 64k")
@@ -88,8 +94,12 @@ func TestExportAndImport(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(s.dir, "third")); err == nil {
 			t.Errorf("a backup %s has left a folder", name)
 		}
+		if err := n1.CheckBackup("web", o); (err == nil) != (name == "since an older one") { // what is on record QEMU knows
+			t.Errorf("a backup %s would be made: %v", name, err)
+		}
 	}
 
+	must(t, n1.CheckImage(ctx, colo.ImageRequest{File: "copy.raw", From: export}))
 	made, err := n1.MakeImage(ctx, colo.ImageRequest{File: "copy.raw", From: export})
 	must(t, err)
 	if made.Size != smallDisk || made.Format != blockrepl.Raw {
@@ -98,11 +108,24 @@ func TestExportAndImport(t *testing.T) {
 	if _, err := n1.MakeImage(ctx, colo.ImageRequest{File: "copy.raw", Size: 1 << 20}); !errors.Is(err, blockrepl.ErrExists) {
 		t.Errorf("made twice: %v", err)
 	}
+	for want, r := range map[error]colo.ImageRequest{
+		blockrepl.ErrExists:  {File: "copy.raw", Size: 1 << 20},
+		blockrepl.ErrMissing: {File: "other.raw", From: export + ".none"},
+		os.ErrNotExist:       {File: "none/other.raw", Size: 1 << 20},
+	} {
+		if err := n1.CheckImage(ctx, r); !errors.Is(err, want) {
+			t.Errorf("%+v would be made: %v, want %v", r, err, want)
+		}
+	}
+	must(t, n1.CheckRestore(ctx, colo.RestoreOptions{Dir: second, Name: "three"}))
 	must(t, n1.Create(ctx, &colo.Spec{Name: "two", Memory: 32 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "copy.raw", Size: made.Size}}}))
 	spec, err := n1.Restore(ctx, colo.RestoreOptions{Dir: second, Name: "three"})
 	must(t, err)
 	if _, err := n1.Restore(ctx, colo.RestoreOptions{Dir: second, Name: "three"}); !errors.Is(err, colo.ErrVMExists) {
 		t.Errorf("restored twice: %v", err)
+	}
+	if err := n1.CheckRestore(ctx, colo.RestoreOptions{Dir: second, Name: "three"}); !errors.Is(err, colo.ErrVMExists) {
+		t.Errorf("would be restored twice: %v", err)
 	}
 	must(t, n1.Stop(ctx, "web", colo.StopOptions{Force: true}))
 	for file, same := range map[string]bool{spec.Disks[0].File: true, "copy.raw": false} { // which is older

@@ -34,7 +34,9 @@ func (m *machine) endJob(ctx context.Context, msg *message) bool {
 	m.job = nil
 	m.setPlan(nil)
 	if msg.err != nil {
-		m.setLastErr(msg.err)
+		m.setLastErr(msg.job.plan.Kind, msg.err)
+	} else {
+		m.mended(msg.job.plan.Kind)
 	}
 	if msg.job.plan.Kind == planDelete && msg.err == nil {
 		m.finish(msg, nil)

@@ -53,6 +53,7 @@ type machine struct {
 	prog    *Progress
 	plan    *PlanStatus
 	lastErr string
+	failed  PlanKind // that lastErr is of
 	marks   marks
 	// guestOff says that the guest has switched itself off since it was started.
 	guestOff bool

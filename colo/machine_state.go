@@ -81,6 +81,9 @@ func (m *machine) setState(s State, why string) {
 	case Protected:
 		m.tune, m.tried = resyncTuning{}, false
 	}
+	if (s == Protected || s == Secondary) && old != Detaching && old != SwitchingOver { // what went wrong on the way here is over; these two have just failed
+		m.lastErr, m.failed = "", ""
+	}
 	gen := m.rec.Generation
 	m.wake()
 	m.mu.Unlock()
@@ -157,12 +160,21 @@ func (m *machine) setPlan(p *PlanStatus) {
 	m.mu.Unlock()
 }
 
-func (m *machine) setLastErr(err error) {
+func (m *machine) setLastErr(kind PlanKind, err error) {
 	m.mu.Lock()
-	m.lastErr = err.Error()
+	m.lastErr, m.failed = err.Error(), kind
 	m.mu.Unlock()
 	m.log.Warn("plan ended with an error", "err", err)
 	m.emit(Event{Kind: "step", State: m.State(), Text: err.Error()})
+}
+
+// mended forgets the last error when the plan that it was of has ended well, or a stop, after which nothing of before counts.
+func (m *machine) mended(kind PlanKind) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if kind == m.failed || kind == planStop {
+		m.lastErr, m.failed = "", ""
+	}
 }
 
 func (m *machine) setProgress(p Progress) {

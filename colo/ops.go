@@ -130,10 +130,8 @@ func (n *Node) StartWith(ctx context.Context, vm string, o StartOptions) error {
 	if err != nil {
 		return err
 	}
-	if _, spec := m.info(); m.current() == nil {
-		if err := n.admit(spec, false); err != nil {
-			return err
-		}
+	if err := m.admitted(); err != nil {
+		return err
 	}
 	if o.AcceptDataLoss {
 		n.Remark(vm, "data-loss", "start of a copy that may be old or incomplete: the loss is accepted")
@@ -152,6 +150,15 @@ func (n *Node) StartWith(ctx context.Context, vm string, o StartOptions) error {
 	return m.want(ctx, w)
 }
 
+// admitted refuses a VM that is down and that this node has no room for.
+func (m *machine) admitted() error {
+	if m.current() != nil {
+		return nil
+	}
+	_, spec := m.info()
+	return m.n.admit(spec, false)
+}
+
 // Protect makes a VM that runs here redundant and returns when it is protected. The guest goes on running meanwhile. When ctx ends the attempt
 // is taken back, unless it was under way before this call, which then has only waited for it.
 func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
@@ -159,8 +166,8 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 	if err != nil {
 		return err
 	}
-	if s := m.State(); o.Mode != "" && (s == Syncing || s == Attaching) { // it could not be joined: its mode is chosen
-		return &UnexpectedEventError{VM: vm, State: s, Event: ReqProtect}
+	if err := m.joinable(m.State(), o); err != nil {
+		return err
 	}
 	if err := m.choose(o.Node); err != nil {
 		return err
@@ -174,6 +181,14 @@ func (n *Node) Protect(ctx context.Context, vm string, o ProtectOptions) error {
 		_ = m.takeBack(ctx, ReqUnprotect, nil)
 	}
 	return err
+}
+
+// joinable refuses a mode for a protection that is under way: its own is chosen.
+func (m *machine) joinable(s State, o ProtectOptions) error {
+	if o.Mode != "" && (s == Syncing || s == Attaching) {
+		return &UnexpectedEventError{VM: m.name, State: s, Event: ReqProtect}
+	}
+	return nil
 }
 
 // takeBack undoes what a caller has begun who has given up.
@@ -207,14 +222,23 @@ func (n *Node) Checkpoint(ctx context.Context, vm string) error {
 	if err != nil {
 		return err
 	}
-	c := m.current()
-	if s := m.State(); s != Protected || c == nil {
-		return fmt.Errorf("%s: %w: it is %s here", vm, ErrNotProtected, s)
+	c, err := m.inColo()
+	if err != nil {
+		return err
 	}
 	if err := c.Checkpoint(ctx); err != nil {
 		return fmt.Errorf("%s: %w", vm, err)
 	}
 	return nil
+}
+
+// inColo is the primary that runs here in COLO.
+func (m *machine) inColo() (Copy, error) {
+	c := m.current()
+	if s := m.State(); s != Protected || c == nil {
+		return nil, fmt.Errorf("%s: %w: it is %s here", m.name, ErrNotProtected, s)
+	}
+	return c, nil
 }
 
 // Force lets a copy that waits for the arbiter's word go on without it. The caller vouches that the other copy is dead, and did not go on
@@ -234,15 +258,24 @@ func (n *Node) ForceWith(ctx context.Context, vm string, o ForceOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := m.runsOnAnother(ctx); err != nil { // it has taken the other one's place: nobody can vouch that it is dead
+	if err := m.forcible(ctx, o); err != nil {
 		return err
 	}
 	if o.AcceptDataLoss {
 		n.Remark(vm, "data-loss", "failover against the arbiter's word: the loss of what the other copy wrote is accepted")
-	} else if err := n.nobodyElse(ctx, vm); err != nil {
-		return err
 	}
 	return n.ask(ctx, vm, ReqForce, o)
+}
+
+// forcible refuses to take a person's word against what others know.
+func (m *machine) forcible(ctx context.Context, o ForceOptions) error {
+	if err := m.runsOnAnother(ctx); err != nil { // it has taken the other one's place: nobody can vouch that it is dead
+		return err
+	}
+	if o.AcceptDataLoss {
+		return nil
+	}
+	return m.n.nobodyElse(ctx, m.name)
 }
 
 // nobodyElse is an error when the arbiter says that it has let another copy go on: then nobody can vouch that it did not.
@@ -269,29 +302,38 @@ func (n *Node) Stop(ctx context.Context, vm string, o StopOptions) error {
 	if err := m.ping(ctx); err != nil { // a node that has just started knows only then what runs on it
 		return err
 	}
-	switch m.State() {
+	s := m.State()
+	if err := m.stopRefused(s, o); err != nil {
+		return err
+	}
+	switch s {
 	case Protected, Syncing, Attaching:
 		if err := m.request(ctx, ReqUnprotect, nil); err != nil {
 			return err
 		}
-	case Arbitrating: // its guest can't be asked: nobody hears it
-		if !o.Force {
-			return fmt.Errorf("%w: it is not decided yet who goes on, and only --force ends this copy", &UnexpectedEventError{VM: vm, State: Arbitrating, Event: ReqStop})
-		}
-		if err := m.want(ctx, WantStopped); err != nil {
-			return err
-		}
-	case Failed:
-		if rec, _ := m.info(); !o.Force && m.current() == nil && rec.Instance != nil { // it is asked again and again, see reattach
-			return fmt.Errorf("%w: its QEMU, process %d, does not answer, so its guest can't be asked, and only --force ends it",
-				&UnexpectedEventError{VM: vm, State: Failed, Event: ReqStop}, rec.Instance.PID)
-		}
-	case Stopped, Outdated, Starting: // it is down, and is not to be started by itself
+	case Arbitrating, Stopped, Outdated, Starting: // it is down, or to be ended, and is not to be started by itself
 		if err := m.want(ctx, WantStopped); err != nil {
 			return err
 		}
 	}
 	return m.request(ctx, ReqStop, o)
+}
+
+// stopRefused says why a copy in a state is not stopped but by force.
+func (m *machine) stopRefused(s State, o StopOptions) error {
+	if o.Force {
+		return nil
+	}
+	switch s {
+	case Arbitrating: // its guest can't be asked: nobody hears it
+		return fmt.Errorf("%w: it is not decided yet who goes on, and only --force ends this copy", &UnexpectedEventError{VM: m.name, State: s, Event: ReqStop})
+	case Failed:
+		if rec, _ := m.info(); m.current() == nil && rec.Instance != nil { // it is asked again and again, see reattach
+			return fmt.Errorf("%w: its QEMU, process %d, does not answer, so its guest can't be asked, and only --force ends it",
+				&UnexpectedEventError{VM: m.name, State: s, Event: ReqStop}, rec.Instance.PID)
+		}
+	}
+	return nil
 }
 
 // DeleteOptions tunes Delete.

@@ -11,9 +11,9 @@ import (
 type PeerStatus struct {
 	Info      NodeInfo            `json:"info"`  // as configured; QEMU and Accel may be empty
 	State     heartbeat.PeerState `json:"state"` // unknown, alive or lost
-	Since     time.Time           `json:"since"`
-	LastHeard time.Time           `json:"last_heard"` // zero if never
-	Stalls    uint64              `json:"stalls"`     // how often this node was late itself
+	Since     time.Time           `json:"since,omitzero"`
+	LastHeard time.Time           `json:"last_heard,omitzero"` // zero if never
+	Stalls    uint64              `json:"stalls"`              // how often this node was late itself
 	Links     []LinkStatus        `json:"links"`
 }
 
@@ -21,7 +21,7 @@ type PeerStatus struct {
 type LinkStatus struct {
 	Name      string        `json:"name"`
 	Up        bool          `json:"up"` // in both directions
-	LastHeard time.Time     `json:"last_heard"`
+	LastHeard time.Time     `json:"last_heard,omitzero"`
 	RTT       time.Duration `json:"rtt"`     // nanoseconds; 0 if none was measured
 	RTTMin    time.Duration `json:"rtt_min"` // the least of the last 20
 	Far       bool          `json:"far"`     // that is more than NodeConfig.MaxLinkRTT

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -175,14 +176,24 @@ func (m *machine) standbyBy(name string) (*partnership, error) {
 		return nil, ErrNoPeer
 	case p == nil && name == "":
 		return nil, fmt.Errorf("%s: %w among %v", m.name, ErrNoPeer, spec.Nodes)
+	case p == nil && name == m.n.cfg.Name:
+		return nil, fmt.Errorf("%s: %w: it runs on %s itself, and is protected by another node: %s", m.name, ErrNotCandidate, name, peerNames(all))
 	case p == nil:
-		return nil, fmt.Errorf("%s: %w of the name %s", m.name, ErrNoPeer, name)
+		return nil, fmt.Errorf("%s: %w of the name %s; it has: %s", m.name, ErrNoPeer, name, peerNames(all))
 	case !spec.mayHave(p.info.Name):
 		return nil, fmt.Errorf("%s: %w: its spec names %v, not %s", m.name, ErrNotCandidate, spec.Nodes, p.info.Name)
 	case p != last && behind(rec): // what clients have seen last is there only
 		return nil, fmt.Errorf("%s: a half of a disk here lacks what %s has: %w", m.name, rec.Peer, ErrDiskOffline)
 	}
 	return p, nil
+}
+
+func peerNames(all []*partnership) string {
+	var names []string
+	for _, p := range all {
+		names = append(names, p.info.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // choose notes by which node a person wants the VM to be protected, for as long as that is under way: recovery, which sees that it is to be protected, must not take another one.
@@ -211,10 +222,14 @@ func (m *machine) chosen(node string) error {
 	}
 	m.mu.Lock()
 	m.choice = ""
-	s := m.state
 	m.mu.Unlock()
+	return m.byAnother(node)
+}
+
+// byAnother is an error when the VM's other node is not the one that was chosen.
+func (m *machine) byAnother(node string) error {
 	if p := m.with(); p == nil || p.info.Name != node {
-		return fmt.Errorf("%w: the other node is %s, not %s: unprotect it first", &UnexpectedEventError{VM: m.name, State: s, Event: ReqProtect}, m.n.PeerOf(m.name), node)
+		return fmt.Errorf("%w: the other node is %s, not %s: unprotect it first", &UnexpectedEventError{VM: m.name, State: m.State(), Event: ReqProtect}, m.n.PeerOf(m.name), node)
 	}
 	return nil
 }

@@ -37,24 +37,12 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 	steps := []Step{
 		{Name: "check the peer", Do: func(ctx context.Context) (err error) {
 			m.doubled.Store(false)
-			if err := m.noBackup(); err != nil {
-				return err
-			}
-			by, err := m.standbyBy(o.Node)
-			if err != nil {
+			var by *partnership
+			if by, to, err = m.checkPeer(ctx, o.Node); err != nil {
 				return err
 			}
 			peer = by.peer
-			if to, err = peer.Hello(ctx); err != nil {
-				return err
-			}
-			if err := m.n.compare(to); err != nil {
-				return err
-			}
-			if err := by.near(&m.n.cfg); err != nil {
-				return err
-			}
-			if err := errors.Join(m.arbiterAnswersBoth(ctx, by), m.catchUp(ctx, peer)); err != nil || by == m.with() {
+			if err := m.catchUp(ctx, peer); err != nil || by == m.with() {
 				return err
 			}
 			was = &rec.Peer
@@ -153,6 +141,26 @@ func (m *machine) protectPlan(o ProtectOptions) *Plan {
 			leave()
 		}
 	}}
+}
+
+// checkPeer finds the peer that is to protect the VM, and asks it whether it could, and both whether the arbiter answers. It changes nothing.
+func (m *machine) checkPeer(ctx context.Context, name string) (by *partnership, to NodeInfo, err error) {
+	if err = m.noBackup(); err != nil {
+		return nil, to, err
+	}
+	if by, err = m.standbyBy(name); err != nil {
+		return nil, to, err
+	}
+	if to, err = by.peer.Hello(ctx); err != nil {
+		return nil, to, err
+	}
+	if err = m.n.compare(to); err != nil {
+		return nil, to, err
+	}
+	if err = by.near(&m.n.cfg); err != nil {
+		return nil, to, err
+	}
+	return by, to, m.arbiterAnswersBoth(ctx, by)
 }
 
 // admit makes the peer's copy one of those that may go on. It repeats itself while the arbiter can't be asked: COLO runs, the guest is well,
@@ -267,20 +275,8 @@ func (m *machine) switchoverPlan() *Plan {
 	c := m.current()
 	return &Plan{Kind: planSwitchover, NoReturn: 3, Steps: []Step{
 		{Name: "check the secondary", Do: func(ctx context.Context) (err error) {
-			if peer, info, err = m.partner(); err != nil {
-				return err
-			}
-			vm, err := peer.Inquire(ctx, m.name)
-			if err != nil {
-				return err
-			}
-			if vm.State != Secondary || !vm.Running {
-				return fmt.Errorf("the copy on %s is %s, not a running secondary", info.Name, vm.State)
-			}
-			if rec, _ := m.info(); vm.Lacks && !behind(rec) {
-				return fmt.Errorf("the copy on %s: %w", info.Name, ErrDiskOffline)
-			}
-			return m.arbiterAnswers(ctx)
+			peer, info, err = m.checkSecondary(ctx)
+			return err
 		}},
 		{Name: "force a checkpoint", Do: func(ctx context.Context) error {
 			if err := c.Checkpoint(ctx); err != nil {

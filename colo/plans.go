@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/coloctl/coloctl/qmp"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -82,6 +83,16 @@ func (m *machine) startPlan(o StartOptions) *Plan {
 	}}
 }
 
+// notShutDown is the error of a guest that was asked to shut down and didn't. That QEMU told of no such event in time says nothing more.
+func notShutDown(err error, within time.Duration) error {
+	var w *qmp.WaitError
+	silent := errors.As(err, &w) && w.Command != "" // QEMU itself does not answer
+	if errors.Is(err, context.DeadlineExceeded) && !silent {
+		return fmt.Errorf("the guest did not shut down within %s: stop it by force, or shut it down from inside", within)
+	}
+	return fmt.Errorf("the guest did not shut down within %s (stop it by force, or shut it down from inside): %w", within, err)
+}
+
 // commitTimeout is how long a stop waits for a promoted copy's overlays.
 const commitTimeout = time.Minute
 
@@ -109,7 +120,7 @@ func (m *machine) stopPlan(o StopOptions) *Plan {
 			ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 			defer cancel()
 			if err := c.Powerdown(ctx); err != nil {
-				return fmt.Errorf("the guest did not shut down within %s (stop it by force, or shut it down from inside): %w", o.Timeout, err)
+				return notShutDown(err, o.Timeout)
 			}
 			return nil
 		}})

@@ -28,31 +28,11 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	if err != nil {
 		return err
 	}
-	a := n.cfg.Arbiter
-	if a == nil {
-		return ErrNoArbiter
-	}
-	rec, spec := m.info()
-	want := arbiter.Record{VM: rec.ID, Generation: rec.Generation, Members: rec.Members, By: n.cfg.Name}.Normal()
-	m.mu.Lock()
-	s, busy := m.state, m.plan != nil
-	m.mu.Unlock()
-	down := s == Stopped || s == Outdated
-	alone := aloneIn(rec, n.cfg.Name)
-	whole := rec.Generation > 0 && len(incomplete(rec, spec)) == 0 && len(offline(rec)) == 0
-	current := s == Solo && alone || s == Protected && want.Has(n.cfg.Name) || down && alone && whole && m.noCopy()
-	if busy || !current {
-		return &UnexpectedEventError{VM: vm, State: s, Event: "restore-record"}
-	}
-	if down {
-		if err := m.noneNewer(ctx, rec.Generation); err != nil {
-			return err
-		}
-	}
-	held, err := m.behindBoth(ctx, want)
+	want, held, err := m.restorable(ctx)
 	if err != nil {
 		return err
 	}
+	a := n.cfg.Arbiter
 	for g := held.Generation + 1; g <= want.Generation; g++ {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -76,6 +56,41 @@ func (n *Node) RestoreRecord(ctx context.Context, vm string) error {
 	n.Remark(vm, "record", "the arbiter was given this VM's record again: "+want.String())
 	m.emit(Event{Kind: "record", State: m.State(), Text: "the arbiter was given this VM's record again"})
 	return nil
+}
+
+// CheckRestoreRecord tells why RestoreRecord would be refused now, and gives the arbiter nothing.
+func (n *Node) CheckRestoreRecord(ctx context.Context, vm string) error {
+	m, err := n.machine(vm)
+	if err == nil {
+		_, _, err = m.restorable(ctx)
+	}
+	return err
+}
+
+// restorable is the record that the arbiter is to be given, and the one that it holds; an error where it must not be given that.
+func (m *machine) restorable(ctx context.Context) (want, held arbiter.Record, err error) {
+	if m.n.cfg.Arbiter == nil {
+		return want, held, ErrNoArbiter
+	}
+	rec, spec := m.info()
+	want = arbiter.Record{VM: rec.ID, Generation: rec.Generation, Members: rec.Members, By: m.n.cfg.Name}.Normal()
+	m.mu.Lock()
+	s, busy := m.state, m.plan != nil
+	m.mu.Unlock()
+	down := s == Stopped || s == Outdated
+	alone := aloneIn(rec, m.n.cfg.Name)
+	whole := rec.Generation > 0 && len(incomplete(rec, spec)) == 0 && len(offline(rec)) == 0
+	current := s == Solo && alone || s == Protected && want.Has(m.n.cfg.Name) || down && alone && whole && m.noCopy()
+	if busy || !current {
+		return want, held, &UnexpectedEventError{VM: m.name, State: s, Event: "restore-record"}
+	}
+	if down {
+		if err = m.noneNewer(ctx, rec.Generation); err != nil {
+			return want, held, err
+		}
+	}
+	held, err = m.behindBoth(ctx, want)
+	return want, held, err
 }
 
 // noneNewer makes sure that no peer runs the VM, or knows of a generation in which the copy here does not count: a person's word may have made one that this node

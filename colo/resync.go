@@ -201,9 +201,8 @@ type resyncTuning struct {
 	share  int64 // of what all resyncs of the node may send, for each disk; 0 is no limit
 }
 
-// TuneResync changes the limit of the resync of a VM that is under way here, or makes it pause or go on. While it is paused the guest runs on,
-// unprotected.
-func (n *Node) TuneResync(ctx context.Context, vm string, t ResyncTune) error {
+// CheckTuneResync tells why TuneResync would be refused now, and changes nothing.
+func (n *Node) CheckTuneResync(vm string, t ResyncTune) error {
 	m, err := n.machine(vm)
 	if err != nil {
 		return err
@@ -213,6 +212,19 @@ func (n *Node) TuneResync(ctx context.Context, vm string, t ResyncTune) error {
 	}
 	if t.Limit != nil && *t.Limit < 0 {
 		return fmt.Errorf("%d bytes a second is no limit for a resync", *t.Limit)
+	}
+	return nil
+}
+
+// TuneResync changes the limit of the resync of a VM that is under way here, or makes it pause or go on. While it is paused the guest runs on,
+// unprotected.
+func (n *Node) TuneResync(ctx context.Context, vm string, t ResyncTune) error {
+	if err := n.CheckTuneResync(vm, t); err != nil {
+		return err
+	}
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
 	}
 	m.mu.Lock()
 	if t.Limit != nil {

@@ -92,6 +92,7 @@ func TestParseSpecErrors(t *testing.T) {
 		{"a candidate twice", change("vcpus: 2", "nodes: [n1, n2, n1]"), `web.yaml:3:17: nodes[2]: "n1" is named twice`},
 		{"a candidate's name", change("vcpus: 2", "nodes: [n1, N2]"), `web.yaml:3:13: nodes[1]: "N2" is not the name of a node`},
 		{"preferred is no candidate", change("vcpus: 2", "preferred: n3\nnodes: [n1, n2]"), `web.yaml:3:12: preferred: "n3" is none of its nodes [n1 n2]`},
+		{"no time at all", change("checkpoint-delay: 250ms", "checkpoint-delay: 0s"), `web.yaml:17:21: protection.checkpoint-delay: 0s: expected 1ms to 5m; leave it out`},
 		{"nobody takes its place", change("checkpoint-delay: 250ms", "replace-after: 1m"), `web.yaml:17:18: protection.replace-after: 1m0s: expected 1s or more, with three nodes or more`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

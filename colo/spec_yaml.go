@@ -16,10 +16,40 @@ import (
 // only. Errors name file, line, column and field; each is an [*InvalidSpecError], joined when there are several.
 func ParseSpec(data []byte, file string) (*Spec, error) {
 	s := &Spec{}
-	if err := ReadYAML(data, file, "spec", s, s.Validate); err != nil {
+	check := func() error {
+		if err := noTimeAtAll(data); err != nil {
+			return errors.Join(err, s.Validate())
+		}
+		return s.Validate()
+	}
+	if err := ReadYAML(data, file, "spec", s, check); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// noTimeAtAll refuses times of 0 that are written in a spec: once it is decoded they are the same as none, in whose place the profile's are taken.
+func noTimeAtAll(data []byte) error {
+	var given struct {
+		Protection struct {
+			Delay   *Duration `yaml:"checkpoint-delay"`
+			Timeout *Duration `yaml:"compare-timeout"`
+			Scan    *Duration `yaml:"expired-scan-cycle"`
+		} `yaml:"protection"`
+	}
+	if err := yaml.Unmarshal(data, &given); err != nil {
+		return err
+	}
+	p, errs := given.Protection, []error(nil)
+	for _, f := range []struct {
+		name  string
+		given *Duration
+	}{{"checkpoint-delay", p.Delay}, {"compare-timeout", p.Timeout}, {"expired-scan-cycle", p.Scan}} {
+		if f.given != nil && *f.given == 0 {
+			errs = append(errs, &InvalidSpecError{Field: "$.protection." + f.name, Msg: "0s: expected 1ms to 5m; leave it out for what the profile has"})
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ReadYAML reads one YAML document into out as strictly as [ParseSpec] does, and then checks it. what is the document's name in messages. Errors of check that are

@@ -44,10 +44,9 @@ func (n *Node) Verify(ctx context.Context, vm string, o VerifyOptions) (state.Ve
 		return state.Verify{}, fmt.Errorf("%s is being verified already", vm)
 	}
 	defer m.verifying.Unlock()
-	c := m.current()
-	peer, _, err := m.partner()
-	if s := m.State(); s != Protected || c == nil || err != nil {
-		return state.Verify{}, fmt.Errorf("%w: %w", errNotProtected, &UnexpectedEventError{VM: vm, State: s, Event: "verify"})
+	c, peer, err := m.verifiable()
+	if err != nil {
+		return state.Verify{}, err
 	}
 	v := &verification{m: m, c: c, peer: peer, o: o, key: blockrepl.NewKey(), differ: map[string][]blockrepl.Range{}}
 	v.res.Begun = time.Now()
@@ -62,6 +61,25 @@ func (n *Node) Verify(ctx context.Context, vm string, o VerifyOptions) (state.Ve
 	m.update(func(rec *state.VM) { r := v.res; rec.Verify = &r })
 	m.emit(Event{Kind: "verify", State: m.State(), Text: verifyText(v.res), Fields: map[string]any{"differed": v.res.Differed, "compared": v.res.Compared}})
 	return v.res, err
+}
+
+// CheckVerify tells why Verify would be refused now, and reads nothing.
+func (n *Node) CheckVerify(vm string) error {
+	m, err := n.machine(vm)
+	if err != nil {
+		return err
+	}
+	_, _, err = m.verifiable()
+	return err
+}
+
+func (m *machine) verifiable() (Copy, Peer, error) {
+	c := m.current()
+	peer, _, err := m.partner()
+	if s := m.State(); s != Protected || c == nil || err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errNotProtected, &UnexpectedEventError{VM: m.name, State: s, Event: "verify"})
+	}
+	return c, peer, nil
 }
 
 func verifyText(r state.Verify) string {

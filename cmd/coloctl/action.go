@@ -127,7 +127,7 @@ func (a action) run(cc *cli.Context, s *site) error {
 	if cc.Bool("dry-run") {
 		return attempt(a.preview(cc, t, vm, body), a.kind+" (dry run)", vm, t)
 	}
-	if ask, named := a.question(cc); ask != "" {
+	if ask, named := a.question(cc); ask != "" && !cc.Bool("yes") {
 		if _, err := t.DryRun(ctx, vm, a.kind, body); err != nil { // nobody is asked about what is refused anyway
 			return a.refused(err, vm, t, halves)
 		}
@@ -163,6 +163,10 @@ func (a action) preview(cc *cli.Context, t *target, vm string, body any) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, dry)
 	}
+	if len(dry.Previews) == 0 { // it has no plan of the VM's
+		_, err := fmt.Fprintf(cc.App.Writer, "%s on %s: %s: nothing speaks against it\n", vm, t, a.kind)
+		return err
+	}
 	for _, p := range dry.Previews {
 		if len(p.Steps) == 0 {
 			fmt.Fprintf(cc.App.Writer, "%s on %s: nothing would be done: it is %s", p.VM, p.Node, p.From)
@@ -172,7 +176,11 @@ func (a action) preview(cc *cli.Context, t *target, vm string, body any) error {
 			fmt.Fprintln(cc.App.Writer)
 			continue
 		}
-		fmt.Fprintf(cc.App.Writer, "%s on %s: %s, from %s to %s\n", p.VM, p.Node, p.Plan, p.From, p.To)
+		what := string(p.Plan)
+		if what == "" { // a plan that runs is taken back
+			what = string(p.Event)
+		}
+		fmt.Fprintf(cc.App.Writer, "%s on %s: %s, from %s to %s\n", p.VM, p.Node, what, p.From, p.To)
 		for i, step := range p.Steps {
 			fmt.Fprintf(cc.App.Writer, "%3d  %s\n", i+1, step)
 		}

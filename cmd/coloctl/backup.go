@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,15 +69,22 @@ func vmRestore(cc *cli.Context, s *site) error {
 	if err != nil {
 		return err
 	}
+	request := api.RestoreRequest{Request: api.Request{Reason: cc.String("reason")}, RestoreOptions: colo.RestoreOptions{Dir: dir, Name: cc.String("name")}}
+	refused := func(task string, err error) error {
+		if errors.Is(err, colo.ErrVMExists) {
+			return &taskError{task + " on " + t.Name, err, "give the restored VM a name of its own: --name NEW"}
+		}
+		return attempt(err, task, cc.String("name"), t)
+	}
 	if cc.Bool("dry-run") {
-		return tellSteps(cc, cc.String("name"), t, "restore", []string{"copy the images of " + dir + " to the storage folder", "store the VM"})
+		if err := t.CheckRestore(cc.Context, request); err != nil {
+			return refused("restore (dry run)", err)
+		}
+		return tellSteps(cc, cmp.Or(cc.String("name"), dir), t, "restore", []string{"copy the images of " + dir + " to the storage folder, if there is room for them", "store the VM"})
 	}
-	made, err := t.Restore(cc.Context, api.RestoreRequest{Request: api.Request{Reason: cc.String("reason")}, RestoreOptions: colo.RestoreOptions{Dir: dir, Name: cc.String("name")}})
-	if errors.Is(err, colo.ErrVMExists) {
-		return &taskError{"restore on " + t.Name, err, "give the restored VM a name of its own: --name NEW"}
-	}
+	made, err := t.Restore(cc.Context, request)
 	if err != nil {
-		return attempt(err, "restore", cc.String("name"), t)
+		return refused("restore", err)
 	}
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, made)

@@ -72,22 +72,35 @@ func makeImage(cc *cli.Context, s *site, node, verb string, in colo.ImageRequest
 	if err != nil {
 		return err
 	}
+	request := api.ImageRequest{Request: api.Request{Reason: cc.String("reason")}, ImageRequest: in}
+	refused := func(verb string, err error) error {
+		if in.From != "" && errors.Is(err, colo.ErrImageMissing) {
+			return &taskError{verb + " on " + t.Name, err, "the node's daemon reads it: bring the image to " + t.Name}
+		}
+		return attempt(err, verb, in.File, t)
+	}
 	if cc.Bool("dry-run") {
-		_, err := fmt.Fprintf(cc.App.Writer, "%s would be made on %s\n", in.File, t)
-		return err
+		if err := t.CheckImage(cc.Context, request); err != nil {
+			return refused("disk "+verb+" (dry run)", err)
+		}
+		return tellSteps(cc, in.File, t, verb, imageSteps(in))
 	}
-	made, err := t.MakeImage(cc.Context, api.ImageRequest{Request: api.Request{Reason: cc.String("reason")}, ImageRequest: in})
-	if in.From != "" && errors.Is(err, colo.ErrImageMissing) {
-		return &taskError{"disk " + verb + " on " + t.Name, err, "the node's daemon reads it: bring the image to " + t.Name}
-	}
+	made, err := t.MakeImage(cc.Context, request)
 	if err != nil {
-		return attempt(err, "disk "+verb, in.File, t)
+		return refused("disk "+verb, err)
 	}
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, made)
 	}
 	_, err = fmt.Fprintf(cc.App.Writer, "%s, %s, %s\n", made.Path, made.Format, made.Size)
 	return err
+}
+
+func imageSteps(in colo.ImageRequest) []string {
+	if in.From != "" {
+		return []string{fmt.Sprintf("copy %s to %s (%s), if there is room for all that is in it", in.From, in.File, in.Format)}
+	}
+	return []string{fmt.Sprintf("make the image %s (%s, %s)", in.File, in.Format, in.Size)}
 }
 
 // diskImage is a line of disk show.

@@ -283,8 +283,9 @@ func printFindings(cc *cli.Context, found findings) error {
 }
 
 func printFinding(w io.Writer, width int, mark string, i config.Finding) {
-	fmt.Fprintf(w, "%s  %-*s %s\n", mark, width, i.Rule, strings.Join(strings.Fields(i.Text), " "))
+	terminal, column := widthOf(w), 6+width+1
+	fmt.Fprintln(w, hang(fmt.Sprintf("%s  %-*s %s", mark, width, i.Rule, strings.Join(strings.Fields(i.Text), " ")), column, terminal))
 	if !i.OK && i.Remedy != "" {
-		fmt.Fprintf(w, "      %-*s -> %s\n", width, "", i.Remedy)
+		fmt.Fprintln(w, hang(fmt.Sprintf("%*s-> %s", column, "", i.Remedy), column+3, terminal))
 	}
 }

@@ -37,17 +37,89 @@ func events(cc *cli.Context, s *site) error {
 			return usagef("--kind %q: expected one of %s", k, strings.Join(eventKinds, ", "))
 		}
 	}
-	follow := cc.Bool("follow")
 	vm := cc.Args().First()
-	q := api.EventQuery{VM: vm, Kinds: cc.StringSlice("kind"), Once: !follow}
-	if !follow || cc.Bool("all") {
-		q.After = "0"
-	}
+	q := api.EventQuery{VM: vm, Kinds: cc.StringSlice("kind")}
 	p := &eventPrinter{cc: cc}
+	if cc.Bool("follow") {
+		return p.follow(s, q, cc.Bool("all"))
+	}
+	past, _, errs := s.pastEvents(cc.Context, q)
+	if cc.Err() != nil {
+		return context.Cause(cc.Context)
+	}
+	if err := s.AllFailed(errs); err != nil {
+		return attempt(err, "events of", vm, nil)
+	}
+	for i, err := range errs {
+		if err != nil {
+			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v\n", s.Nodes[i], err)
+		}
+	}
+	merged := mergeEvents(past)
+	if vm != "" && len(merged) == 0 && len(q.Kinds) == 0 {
+		if _, err := s.Look(cc.Context, vm); err != nil { // nothing was noticed: is there such a VM?
+			return attempt(err, "events of", vm, nil)
+		}
+	}
+	return p.print(merged...)
+}
+
+// pastEvents asks all nodes for the events that they still know, and returns them by node, with the id of each node's last.
+func (s *site) pastEvents(ctx context.Context, q api.EventQuery) (past [][]nodeEvent, last []string, errs []error) {
+	past, last = make([][]nodeEvent, len(s.Nodes)), make([]string, len(s.Nodes))
+	q.After, q.Once = "0", true
+	errs = s.Each(func(i int, t *target) error {
+		last[i] = q.After
+		return t.Events(ctx, q, func(e api.StreamEvent) error {
+			past[i], last[i] = append(past[i], ofNode(t, e)), e.ID
+			return nil
+		}, nil)
+	})
+	return past, last, errs
+}
+
+// mergeEvents puts the events of all nodes into one order, by their time. Those of one node stay in its own order, whatever its clock did.
+func mergeEvents(past [][]nodeEvent) []nodeEvent {
+	var out []nodeEvent
+	for {
+		first := -1
+		for i, of := range past {
+			if len(of) > 0 && (first < 0 || of[0].before(&past[first][0])) {
+				first = i
+			}
+		}
+		if first < 0 {
+			return out
+		}
+		out, past[first] = append(out, past[first][0]), past[first][1:]
+	}
+}
+
+// before says whether an event is printed before another node's. A gap has no time: it stays right before what follows it.
+func (e *nodeEvent) before(o *nodeEvent) bool {
+	if e.NumberedEvent == nil || o.NumberedEvent == nil {
+		return e.NumberedEvent == nil
+	}
+	return e.Time.Before(o.Time)
+}
+
+// follow prints events as they come, after those that are there if all are wanted, until it is interrupted.
+func (p *eventPrinter) follow(s *site, q api.EventQuery, all bool) error {
+	cc := p.cc
+	begin := make([]string, len(s.Nodes))
+	if all {
+		var past [][]nodeEvent
+		past, begin, _ = s.pastEvents(cc.Context, q) // who did not answer is asked again, from where it was
+		if err := p.print(mergeEvents(past)...); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(cc.Context)
 	defer cancel()
-	errs := s.Each(func(_ int, t *target) error {
-		err := t.Events(ctx, q, func(e api.StreamEvent) error { return p.take(t, e, follow) }, func(err error) {
+	errs := s.Each(func(i int, t *target) error {
+		q := q
+		q.After = begin[i]
+		err := t.Events(ctx, q, func(e api.StreamEvent) error { return p.print(ofNode(t, e)) }, func(err error) {
 			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v; trying again\n", t, err)
 		})
 		if errors.As(err, new(*writeError)) {
@@ -62,20 +134,7 @@ func events(cc *cli.Context, s *site) error {
 	if cc.Err() != nil {
 		return context.Cause(cc.Context)
 	}
-	if err := s.AllFailed(errs); err != nil {
-		return attempt(err, "events of", cc.Args().First(), nil)
-	}
-	for i, err := range errs {
-		if err != nil {
-			fmt.Fprintf(cc.App.ErrWriter, "coloctl: events of %s: %v\n", s.Nodes[i], err)
-		}
-	}
-	if vm != "" && len(p.held) == 0 && len(q.Kinds) == 0 {
-		if _, err := s.Look(cc.Context, vm); err != nil { // nothing was noticed: is there such a VM?
-			return attempt(err, "events of", vm, nil)
-		}
-	}
-	return p.flush()
+	return attempt(s.AllFailed(errs), "events of", q.VM, nil)
 }
 
 // eventKinds are the kinds of events that daemons of this version know.
@@ -86,28 +145,31 @@ type writeError struct{ error }
 
 func (e *writeError) Unwrap() error { return e.error }
 
-// eventPrinter prints the events of all nodes: at once when they are followed, otherwise by their time when all are there.
-type eventPrinter struct {
-	cc   *cli.Context
-	mu   sync.Mutex
-	held []nodeEvent
+func ofNode(t *target, e api.StreamEvent) nodeEvent {
+	if e.Gap != nil {
+		return nodeEvent{Node: t.String(), ID: e.ID, Gap: e.Gap}
+	}
+	return nodeEvent{Node: e.Event.Node, ID: e.ID, NumberedEvent: &e.Event}
 }
 
-func (p *eventPrinter) take(t *target, e api.StreamEvent, now bool) error {
-	n := nodeEvent{Node: t.String(), ID: e.ID, Gap: e.Gap}
-	if e.Gap == nil {
-		n.Node, n.NumberedEvent = e.Event.Node, &e.Event
-	}
+// eventPrinter prints events, of all nodes at once.
+type eventPrinter struct {
+	cc *cli.Context
+	mu sync.Mutex
+}
+
+func (p *eventPrinter) print(all ...nodeEvent) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !now {
-		p.held = append(p.held, n)
-		return nil
+	for _, n := range all {
+		if err := p.one(n); err != nil {
+			return err
+		}
 	}
-	return p.print(n)
+	return nil
 }
 
-func (p *eventPrinter) print(n nodeEvent) error {
+func (p *eventPrinter) one(n nodeEvent) error {
 	var err error
 	switch f := format(p.cc); {
 	case f != lab.FormatTable:
@@ -119,21 +181,6 @@ func (p *eventPrinter) print(n nodeEvent) error {
 	}
 	if err != nil {
 		return &writeError{err}
-	}
-	return nil
-}
-
-func (p *eventPrinter) flush() error {
-	slices.SortStableFunc(p.held, func(a, b nodeEvent) int {
-		if a.NumberedEvent == nil || b.NumberedEvent == nil {
-			return 0
-		}
-		return a.Time.Compare(b.Time)
-	})
-	for _, n := range p.held {
-		if err := p.print(n); err != nil {
-			return err
-		}
 	}
 	return nil
 }

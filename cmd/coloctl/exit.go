@@ -58,7 +58,7 @@ func exitCode(err error) int {
 	case errors.Is(err, errDeclined), errors.Is(err, errUnsafe), errors.Is(err, errUnwell), errors.Is(err, errExists), errors.Is(err, errCannotProtect),
 		errors.Is(err, libvirt.ErrRunning), errors.Is(err, libvirt.ErrTransient), errors.Is(err, libvirt.ErrNoDomain):
 		return exitRefused
-	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, api.ErrUnreachable): // a host that is off is no timeout of ours
 		return exitTimeout
 	case errors.As(err, &answer) && answer.Body.Exit != exitOK: // the server knows best what kind its error is of
 		return answer.Body.Exit

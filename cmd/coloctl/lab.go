@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -94,10 +93,11 @@ func labProvision(cc *cli.Context) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, assets)
 	}
-	w := tabwriter.NewWriter(cc.App.Writer, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "QEMU\t%s, %s, %s\nqemu-img\t%s\nkernel\t%s\nguest\t%s\n", assets.QEMU[0], assets.Version, assets.Accel, assets.QEMUImg[0],
-		assets.Kernel, assets.Initrd)
-	return w.Flush()
+	w := table(cc.App.Writer, "QEMU", fmt.Sprintf("%s, %s, %s", assets.QEMU[0], assets.Version, assets.Accel))
+	w.row("qemu-img", assets.QEMUImg[0])
+	w.row("kernel", assets.Kernel)
+	w.row("guest", assets.Initrd)
+	return w.flush()
 }
 
 // labUp runs twice: as typed, and as the worker inside the lab that it has started.
@@ -238,20 +238,19 @@ func labStatus(cc *cli.Context) error {
 	if f := format(cc); f != lab.FormatTable {
 		return lab.Encode(cc.App.Writer, f, s)
 	}
-	fmt.Fprintf(cc.App.Writer, "lab %s, process %d, folder %s, guest %s\n", s.Name, s.PID, s.Folder, s.Guest)
-	w := tabwriter.NewWriter(cc.App.Writer, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "HOST\tVM\tPROTECTED\tWHY")
+	w := table(cc.App.Writer, "HOST", "VM", "PROTECTED", "WHY")
+	fmt.Fprintln(cc.App.Writer, hang(fmt.Sprintf("lab %s, process %d, folder %s, guest %s", s.Name, s.PID, s.Folder, s.Guest), 2, w.width))
 	for _, n := range s.Nodes {
 		switch {
 		case n.State == "" && n.Reason == "":
-			fmt.Fprintf(w, "%s\t-\t-\t-\n", n.Name)
+			w.row(n.Name, "-", "-", "-")
 		case n.Protected:
-			fmt.Fprintf(w, "%s\t%s\tyes\t%s\n", n.Name, n.State, n.Why)
+			w.row(n.Name, n.State, "yes", n.Why)
 		default:
-			fmt.Fprintf(w, "%s\t%s\tno: %s\t%s\n", n.Name, n.State, n.Reason, n.Why)
+			w.row(n.Name, n.State, "no: "+n.Reason, n.Why)
 		}
 	}
-	return w.Flush()
+	return w.flush()
 }
 
 func labShell(cc *cli.Context) error {

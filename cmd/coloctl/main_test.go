@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/colo/api/pki"
 	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/internal/lab"
@@ -164,6 +165,8 @@ func TestExitCode(t *testing.T) {
 		{&lab.PreconditionError{Op: "x", Err: lab.ErrNoTun}, 4},
 		{errTimeout, 5},
 		{context.DeadlineExceeded, 5},
+		{fmt.Errorf("n1: %w: %w", api.ErrUnreachable, context.DeadlineExceeded), 1}, // its host is off: not our time is over
+		{fmt.Errorf("n1: %w: %w", api.ErrUnreachable, errTimeout), 5},
 		{arbiter.ErrUnreachable, 6},
 		{&lab.ExitError{Code: 77}, 77},
 		{lab.ErrInterrupted, 130},

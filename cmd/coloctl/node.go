@@ -21,7 +21,7 @@ func nodeCommand(r rules) *cli.Command {
 		r.remote(&cli.Command{Name: "list", Usage: "list the nodes of the context", Action: withSite(nodeList)}, operands{}),
 		r.remote(&cli.Command{Name: "show", Usage: "show a node: its daemon, QEMU, links, arbiter and health", Action: withSite(nodeShow)}, one),
 		r.change(&cli.Command{Name: "balance", Usage: "switch protected VMs over so that they are spread over the nodes, or run where they prefer to", Action: withSite(nodeBalance)}, operands{}),
-		r.remote(&cli.Command{Name: "safe-to-reboot", Usage: "does any VM stop when this node is rebooted now? Exit code 4 if so", Action: withSite(nodeSafe)}, one),
+		r.remote(&cli.Command{Name: "safe-to-reboot", Usage: "does any VM stop when this node is rebooted now? Exit code 4 if so, 1 if it can't be asked", Action: withSite(nodeSafe)}, one),
 	}})
 }
 
@@ -49,9 +49,15 @@ func nodeList(cc *cli.Context, s *site) error {
 
 func nodeTable(out io.Writer, all []nodeReport) error {
 	w := table(out, "NODE", "DAEMON", "QEMU", "VMS", "PEER", "VERSIONS", "LINKS UP", "ARBITER")
-	apart := ""
+	below := ""
 	for _, n := range all {
-		if n.Status == nil {
+		switch {
+		case n.Status != nil:
+		case w.width > 0: // an error in a column makes all of them narrow
+			w.row(n.Node, "no answer")
+			below += hang(oneLine(n.Error), 2, w.width) + "\n"
+			continue
+		default:
 			w.row(n.Node, n.Error)
 			continue
 		}
@@ -66,14 +72,14 @@ func nodeTable(out io.Writer, all []nodeReport) error {
 			peer, versions, links = fmt.Sprintf("%s %s", p.Info.Name, peerState(p.State)), "fit", fmt.Sprintf("%d of %d", up, len(p.Links))
 		}
 		if text := n.Status.PeerApart; text != "" {
-			versions, apart = "APART", apart+fmt.Sprintf("%s: %s\n", n.Node, text)
+			versions, below = "APART", below+hang(fmt.Sprintf("%s: %s", n.Node, text), 2, w.width)+"\n"
 		}
 		w.row(n.Node, n.Status.Version, fmt.Sprintf("%s %s", n.Status.Info.QEMU, n.Status.Info.Accel), fmt.Sprint(len(n.Status.VMs)), peer, versions, links, n.Status.Arbiter)
 	}
 	if err := w.flush(); err != nil {
 		return err
 	}
-	_, err := io.WriteString(out, apart)
+	_, err := io.WriteString(out, below)
 	return err
 }
 
@@ -172,7 +178,7 @@ func nodeSafe(cc *cli.Context, s *site) error {
 	}
 	n, err := t.Node(cc.Context)
 	if err != nil {
-		return attempt(err, "ask", t.String(), nil)
+		return &taskError{"ask whether " + t.String() + " is safe to reboot", err, "is colod running there? if that host is off already, where its VMs run now says: coloctl status"}
 	}
 	items := []rebootItem{}
 	safe := true

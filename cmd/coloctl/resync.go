@@ -53,6 +53,9 @@ func resync(cc *cli.Context, s *site) error {
 		return attempt(err, "resync", vm, t)
 	}
 	if cc.Bool("dry-run") {
+		if err := t.CheckTuneResync(cc.Context, vm, in); err != nil {
+			return action{kind: "resync"}.refused(err, vm, t, halves)
+		}
 		_, err := fmt.Fprintf(cc.App.Writer, "the resync of %s on %s would be changed\n", vm, t)
 		return err
 	}

@@ -28,7 +28,18 @@ func table(w io.Writer, headings ...string) *rows {
 	return t
 }
 
-func (t *rows) row(cells ...string) { t.cells = append(t.cells, cells) }
+// row adds one. A cell is one line, whatever an error may have been joined of.
+func (t *rows) row(cells ...string) {
+	for i, c := range cells {
+		cells[i] = oneLine(c)
+	}
+	t.cells = append(t.cells, cells)
+}
+
+// oneLine joins the lines of a text.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' }), "; ")
+}
 
 func (t *rows) flush() error {
 	widths := t.widths()

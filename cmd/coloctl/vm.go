@@ -160,9 +160,16 @@ func vmList(cc *cli.Context, s *site) error {
 	if err := s.AllFailed(errs); err != nil {
 		return attempt(err, "list the VMs", "", nil)
 	}
+	var unasked []string
+	missing := func(node, why string) {
+		if !slices.Contains(unasked, node) {
+			unasked = append(unasked, node)
+			fmt.Fprintf(cc.App.ErrWriter, "coloctl: what %s knows is missing here: %s\n", node, oneLine(why))
+		}
+	}
 	for i, err := range errs {
 		if err != nil {
-			fmt.Fprintf(cc.App.ErrWriter, "coloctl: %s: %v\n", s.Nodes[i], err)
+			missing(s.Nodes[i].String(), err.Error())
 		}
 	}
 	all := []vmEntry{}
@@ -177,8 +184,11 @@ func vmList(cc *cli.Context, s *site) error {
 		v := both.Judge(halves)
 		e := vmEntry{VM: vm, Protected: v.Protected, Reason: v.Reason, Halves: halves}
 		for _, h := range halves {
-			if h.Has() && both.RunsAsPrimary(h.Status.State) {
+			switch {
+			case h.Has() && both.RunsAsPrimary(h.Status.State):
 				e.Primary = h.Node
+			case !h.Has() && !errors.Is(h.Err, colo.ErrNoVM): // also a peer that the only node could not ask
+				missing(h.Node, h.Error)
 			}
 		}
 		all = append(all, e)
@@ -197,8 +207,11 @@ func vmList(cc *cli.Context, s *site) error {
 		}
 		var states []string
 		for _, h := range e.Halves {
-			if h.Has() {
+			switch {
+			case h.Has():
 				states = append(states, h.Node+" "+string(h.Status.State))
+			case !errors.Is(h.Err, colo.ErrNoVM):
+				states = append(states, h.Node+" no answer")
 			}
 		}
 		w.row(e.VM, protected, where, strings.Join(states, ", "), e.Reason)
@@ -256,6 +269,9 @@ func vmDelete(cc *cli.Context, s *site) error {
 	slices.SortStableFunc(known, both.NewerFirst)
 	if cc.Bool("dry-run") {
 		for _, h := range known {
+			if err := h.Target.CheckDelete(cc.Context, vm); err != nil {
+				return attempt(err, "delete (dry run)", vm, h.Target)
+			}
 			steps := []string{"let the arbiter forget the VM", "forget the VM; its disk images stay"}
 			if cc.Bool("images") {
 				steps[1] = "forget the VM"

@@ -68,6 +68,9 @@ func applySpec(cc *cli.Context, t *target, vm string, text api.SpecText, old []b
 		if err != nil {
 			return err
 		}
+		if err := t.CheckSpec(cc.Context, vm, text, tag); err != nil {
+			return attempt(err, "edit (dry run)", vm, t)
+		}
 		d := string(diff.Diff(vm+" now", old, text.File, want))
 		if f := format(cc); f != lab.FormatTable {
 			return lab.Encode(cc.App.Writer, f, map[string]any{"vm": vm, "node": t.String(), "diff": d})

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/coloctl/coloctl/colo/api"
@@ -49,5 +51,9 @@ func (s *site) operation(cc *cli.Context) (*target, api.Operation, error) {
 			return s.Nodes[i], found[i], nil
 		}
 	}
-	return nil, api.Operation{}, attempt(s.AllFailed(errs), cc.Command.Name, id, nil)
+	err := attempt(s.AllFailed(errs), cc.Command.Name, id, nil)
+	if len(s.Nodes) == 1 && errors.Is(err, api.ErrNoOperation) {
+		err = &taskError{"", err, "it may be another node's: give the command there, or use a context with all nodes (coloctl context add)"}
+	}
+	return nil, api.Operation{}, err
 }

@@ -19,20 +19,32 @@ func (c *Client) Export(ctx context.Context, vm string, r ExportRequest) (Operat
 
 // Restore makes a VM of a backup on this node, and returns when its images are there.
 func (c *Client) Restore(ctx context.Context, r RestoreRequest) (out VM, err error) {
-	body, err := jsonBody(r)
-	if err == nil {
-		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "restore"}, body: body}, &out)
-	}
+	err = c.post(ctx, "restore", nil, r, &out)
 	return out, err
+}
+
+// CheckRestore tells why Restore would be refused now.
+func (c *Client) CheckRestore(ctx context.Context, r RestoreRequest) error {
+	return c.post(ctx, "restore", dryQuery(), r, nil)
+}
+
+func (c *Client) post(ctx context.Context, what string, q url.Values, in, out any) error {
+	body, err := jsonBody(in)
+	if err == nil {
+		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", what}, query: q, body: body}, out)
+	}
+	return err
 }
 
 // MakeImage makes an image in the node's storage folder, empty or as a copy.
 func (c *Client) MakeImage(ctx context.Context, r ImageRequest) (out colo.Image, err error) {
-	body, err := jsonBody(r)
-	if err == nil {
-		_, err = c.do(ctx, &call{method: "POST", path: []string{"v1", "images"}, body: body}, &out)
-	}
+	err = c.post(ctx, "images", nil, r, &out)
 	return out, err
+}
+
+// CheckImage tells why MakeImage would be refused now.
+func (c *Client) CheckImage(ctx context.Context, r ImageRequest) error {
+	return c.post(ctx, "images", dryQuery(), r, nil)
 }
 
 // Disks looks at the images of a VM's disks on this node.

@@ -122,6 +122,12 @@ func (c *Client) Delete(ctx context.Context, vm string, r DeleteRequest) error {
 	return err
 }
 
+// CheckDelete tells why Delete would be refused now.
+func (c *Client) CheckDelete(ctx context.Context, vm string) error {
+	_, err := c.do(ctx, &call{method: "DELETE", path: []string{"v1", "vms", vm}, query: dryQuery()}, nil)
+	return err
+}
+
 // Spec returns a VM's spec in YAML, and its tag.
 func (c *Client) Spec(ctx context.Context, vm string) (text []byte, tag string, err error) {
 	h, err := c.do(ctx, &call{method: "GET", path: []string{"v1", "vms", vm, "spec"}, header: http.Header{"Accept": {mediaYAML}}}, &text)
@@ -133,12 +139,22 @@ func (c *Client) Spec(ctx context.Context, vm string) (text []byte, tag string, 
 
 // SetSpec changes a VM's spec. With a tag it must still be the one that [Client.Spec] returned with it, otherwise the error is [colo.ErrSpecChanged].
 func (c *Client) SetSpec(ctx context.Context, vm string, s SpecText, tag string) (out VM, err error) {
+	_, err = c.do(ctx, specCall(vm, s, tag, s.query()), &out)
+	return out, err
+}
+
+// CheckSpec tells why SetSpec would be refused now.
+func (c *Client) CheckSpec(ctx context.Context, vm string, s SpecText, tag string) error {
+	_, err := c.do(ctx, specCall(vm, s, tag, dryQuery()), nil)
+	return err
+}
+
+func specCall(vm string, s SpecText, tag string, q url.Values) *call {
 	h := s.header()
 	if tag != "" {
 		h.Set("If-Match", `"`+tag+`"`)
 	}
-	_, err = c.do(ctx, &call{method: "PUT", path: []string{"v1", "vms", vm, "spec"}, query: s.query(), body: s.YAML, media: mediaYAML, header: h}, &out)
-	return out, err
+	return &call{method: "PUT", path: []string{"v1", "vms", vm, "spec"}, query: q, body: s.YAML, media: mediaYAML, header: h}
 }
 
 // Status tells how a VM stands; with both also on the peer, as the node hears from it.
@@ -199,11 +215,20 @@ func (c *Client) Resync(ctx context.Context, vm string, r ResyncRequest) (Operat
 
 // TuneResync changes the limit of a resync that runs, pauses it or lets it go on.
 func (c *Client) TuneResync(ctx context.Context, vm string, r TuneRequest) error {
+	return c.tune(ctx, vm, nil, r)
+}
+
+// CheckTuneResync tells why TuneResync would be refused now.
+func (c *Client) CheckTuneResync(ctx context.Context, vm string, r TuneRequest) error {
+	return c.tune(ctx, vm, dryQuery(), r)
+}
+
+func (c *Client) tune(ctx context.Context, vm string, q url.Values, r TuneRequest) error {
 	body, err := jsonBody(r)
 	if err != nil {
 		return err
 	}
-	_, err = c.do(ctx, &call{method: "PATCH", path: []string{"v1", "vms", vm, "resync"}, body: body}, nil)
+	_, err = c.do(ctx, &call{method: "PATCH", path: []string{"v1", "vms", vm, "resync"}, query: q, body: body}, nil)
 	return err
 }
 

@@ -58,8 +58,27 @@ type DryRun struct {
 	Previews []colo.Preview `json:"previews"` // in order: one request may need another one first
 }
 
+// foresight tells what a request would lead to, or why it would be refused. What has no plan has no previews.
+type foresight func(context.Context) ([]colo.Preview, error)
+
+// preview is the foresight of a request that the engine's table knows, after a check of what the table doesn't; check may be nil.
+func (s *Server) preview(vm string, ev colo.EventKind, check func(context.Context) error) foresight {
+	return func(ctx context.Context) ([]colo.Preview, error) {
+		p, err := s.opts.Node.Preview(vm, ev)
+		if err == nil && check != nil {
+			err = check(ctx)
+		}
+		return []colo.Preview{p}, err
+	}
+}
+
+// checked is the foresight of a request without a plan.
+func checked(check func(context.Context) error) foresight {
+	return func(ctx context.Context) ([]colo.Preview, error) { return []colo.Preview{}, check(ctx) }
+}
+
 // action begins an operation, or tells what it would do.
-func (s *Server) action(w http.ResponseWriter, r *request, kind, reason string, events []colo.EventKind, do func(context.Context) error) error {
+func (s *Server) action(w http.ResponseWriter, r *request, kind, reason string, foresee foresight, do func(context.Context) error) error {
 	dry, err := r.flag("dry_run")
 	if err != nil {
 		return err
@@ -68,22 +87,18 @@ func (s *Server) action(w http.ResponseWriter, r *request, kind, reason string, 
 		return err
 	}
 	if dry {
-		out := DryRun{Previews: []colo.Preview{}}
-		for _, ev := range events {
-			p, err := s.opts.Node.Preview(r.vm, ev)
-			if err != nil && len(out.Previews) == 0 {
-				return err
-			}
-			if err == nil { // what comes after another one starts from a state that is not here yet
-				out.Previews = append(out.Previews, p)
-			}
+		previews, err := foresee(r.Context())
+		if err != nil {
+			return err
 		}
-		reply(w, http.StatusOK, out)
+		reply(w, http.StatusOK, DryRun{Previews: previews})
 		return nil
 	}
 	op, err := s.ops.begin(Operation{VM: r.vm, Kind: kind, By: r.caller.String(), Reason: reason}, r.Header.Get("Idempotency-Key"), func(ctx context.Context) error {
 		s.remark(r, kind, reason)
-		return do(ctx)
+		err := do(ctx)
+		s.refuse(r, kind, err)
+		return err
 	})
 	if err != nil {
 		return err
@@ -106,7 +121,7 @@ func (s *Server) start(w http.ResponseWriter, r *request) error {
 			return apiErrorf(ErrForbidden, "accepting a loss of data needs the role %s, %s has %s", pki.Admin, r.caller.Name, r.caller.Role)
 		}
 	}
-	return s.action(w, r, "start", in.Reason, []colo.EventKind{colo.ReqStart}, func(ctx context.Context) error {
+	return s.action(w, r, "start", in.Reason, s.preview(r.vm, colo.ReqStart, func(ctx context.Context) error { return s.opts.Node.CheckStart(ctx, r.vm) }), func(ctx context.Context) error {
 		return s.opts.Node.StartWith(ctx, r.vm, colo.StartOptions{AcceptDataLoss: in.AcceptDataLoss})
 	})
 }
@@ -120,11 +135,8 @@ func (s *Server) stopVM(w http.ResponseWriter, r *request) error {
 		return &fieldError{field: "timeout", msg: fmt.Sprintf("%v: expected seconds, up to a day", in.Timeout)}
 	}
 	o := colo.StopOptions{Force: in.Force, Timeout: time.Duration(in.Timeout * float64(time.Second))}
-	events := []colo.EventKind{colo.ReqStop}
-	if p, err := s.opts.Node.Preview(r.vm, colo.ReqUnprotect); err == nil && p.Plan != "" {
-		events = []colo.EventKind{colo.ReqUnprotect, colo.ReqStop}
-	}
-	return s.action(w, r, "stop", in.Reason, events, func(ctx context.Context) error { return s.opts.Node.Stop(ctx, r.vm, o) })
+	foresee := func(context.Context) ([]colo.Preview, error) { return s.opts.Node.PreviewStop(r.vm, o) }
+	return s.action(w, r, "stop", in.Reason, foresee, func(ctx context.Context) error { return s.opts.Node.Stop(ctx, r.vm, o) })
 }
 
 func (s *Server) protect(w http.ResponseWriter, r *request) error {
@@ -156,9 +168,9 @@ func (s *Server) attach(w http.ResponseWriter, r *request, kind string) error {
 			return &colo.UnexpectedEventError{VM: r.vm, State: p.From, Event: "resync"}
 		}
 	}
-	return s.action(w, r, kind, in.Reason, []colo.EventKind{colo.ReqProtect}, func(ctx context.Context) error {
-		return s.opts.Node.Protect(ctx, r.vm, colo.ProtectOptions{Mode: in.Mode, Node: in.Node})
-	})
+	o := colo.ProtectOptions{Mode: in.Mode, Node: in.Node}
+	foresee := s.preview(r.vm, colo.ReqProtect, func(ctx context.Context) error { return s.opts.Node.CheckProtect(ctx, r.vm, o) })
+	return s.action(w, r, kind, in.Reason, foresee, func(ctx context.Context) error { return s.opts.Node.Protect(ctx, r.vm, o) })
 }
 
 // tuneResync changes one that runs.
@@ -173,6 +185,9 @@ func (s *Server) tuneResync(w http.ResponseWriter, r *request) error {
 	if in.Limit != nil && *in.Limit < 0 {
 		return &fieldError{field: "limit", msg: fmt.Sprintf("%d: expected bytes a second, or 0 for no limit", *in.Limit)}
 	}
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckTuneResync(r.vm, in.ResyncTune) }); done {
+		return err
+	}
 	if err := s.opts.Node.TuneResync(r.Context(), r.vm, in.ResyncTune); err != nil {
 		return err
 	}
@@ -182,35 +197,28 @@ func (s *Server) tuneResync(w http.ResponseWriter, r *request) error {
 }
 
 func (s *Server) unprotect(w http.ResponseWriter, r *request) error {
-	return s.simple(w, r, "unprotect", colo.ReqUnprotect, s.opts.Node.Unprotect)
+	return s.simple(w, r, "unprotect", s.preview(r.vm, colo.ReqUnprotect, nil), s.opts.Node.Unprotect)
 }
 
 func (s *Server) switchover(w http.ResponseWriter, r *request) error {
-	return s.simple(w, r, "switchover", colo.ReqSwitchover, s.opts.Node.Switchover)
+	foresee := s.preview(r.vm, colo.ReqSwitchover, func(ctx context.Context) error { return s.opts.Node.CheckSwitchover(ctx, r.vm) })
+	return s.simple(w, r, "switchover", foresee, s.opts.Node.Switchover)
 }
 
-func (s *Server) simple(w http.ResponseWriter, r *request, kind string, ev colo.EventKind, do func(context.Context, string) error) error {
+func (s *Server) simple(w http.ResponseWriter, r *request, kind string, foresee foresight, do func(context.Context, string) error) error {
 	var in Request
 	if err := bodyJSON(r.Request, &in, true); err != nil {
 		return err
 	}
-	return s.action(w, r, kind, in.Reason, []colo.EventKind{ev}, func(ctx context.Context) error { return do(ctx, r.vm) })
+	return s.action(w, r, kind, in.Reason, foresee, func(ctx context.Context) error { return do(ctx, r.vm) })
 }
 
 func (s *Server) checkpoint(w http.ResponseWriter, r *request) error {
-	var in Request
-	if err := bodyJSON(r.Request, &in, true); err != nil {
-		return err
-	}
-	return s.action(w, r, "checkpoint", in.Reason, nil, func(ctx context.Context) error { return s.opts.Node.Checkpoint(ctx, r.vm) })
+	return s.simple(w, r, "checkpoint", checked(func(context.Context) error { return s.opts.Node.CheckCheckpoint(r.vm) }), s.opts.Node.Checkpoint)
 }
 
 func (s *Server) restoreRecord(w http.ResponseWriter, r *request) error {
-	var in Request
-	if err := bodyJSON(r.Request, &in, true); err != nil {
-		return err
-	}
-	return s.action(w, r, "restore-record", in.Reason, nil, func(ctx context.Context) error { return s.opts.Node.RestoreRecord(ctx, r.vm) })
+	return s.simple(w, r, "restore-record", checked(func(ctx context.Context) error { return s.opts.Node.CheckRestoreRecord(ctx, r.vm) }), s.opts.Node.RestoreRecord)
 }
 
 func (s *Server) failover(w http.ResponseWriter, r *request) error {
@@ -224,7 +232,7 @@ func (s *Server) failover(w http.ResponseWriter, r *request) error {
 	case in.Confirm != r.vm:
 		return apiErrorf(ErrUnconfirmed, "confirm must be the VM's name, %q: if its other copy lives, two copies speak from now on", r.vm)
 	}
-	return s.action(w, r, "failover", in.Reason, []colo.EventKind{colo.ReqForce}, func(ctx context.Context) error {
-		return s.opts.Node.ForceWith(ctx, r.vm, colo.ForceOptions{AcceptDataLoss: in.AcceptDataLoss})
-	})
+	o := colo.ForceOptions{AcceptDataLoss: in.AcceptDataLoss}
+	foresee := s.preview(r.vm, colo.ReqForce, func(ctx context.Context) error { return s.opts.Node.CheckForce(ctx, r.vm, o) })
+	return s.action(w, r, "failover", in.Reason, foresee, func(ctx context.Context) error { return s.opts.Node.ForceWith(ctx, r.vm, o) })
 }

@@ -47,7 +47,8 @@ func (s *Server) backup(w http.ResponseWriter, r *request) error {
 	if err := bodyJSON(r.Request, &in, false); err != nil {
 		return err
 	}
-	return s.action(w, r, "backup", in.Reason, nil, func(ctx context.Context) error {
+	foresee := checked(func(context.Context) error { return s.opts.Node.CheckBackup(r.vm, in.BackupOptions) })
+	return s.action(w, r, "backup", in.Reason, foresee, func(ctx context.Context) error {
 		_, err := s.opts.Node.Backup(ctx, r.vm, in.BackupOptions)
 		return err
 	})
@@ -58,12 +59,16 @@ func (s *Server) export(w http.ResponseWriter, r *request) error {
 	if err := bodyJSON(r.Request, &in, false); err != nil {
 		return err
 	}
-	return s.action(w, r, "export", in.Reason, nil, func(ctx context.Context) error { return s.opts.Node.Export(ctx, r.vm, in.ExportOptions) })
+	foresee := checked(func(context.Context) error { return s.opts.Node.CheckExport(r.vm, in.ExportOptions) })
+	return s.action(w, r, "export", in.Reason, foresee, func(ctx context.Context) error { return s.opts.Node.Export(ctx, r.vm, in.ExportOptions) })
 }
 
 func (s *Server) restore(w http.ResponseWriter, r *request) error {
 	var in RestoreRequest
 	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckRestore(r.Context(), in.RestoreOptions) }); done {
 		return err
 	}
 	spec, err := s.opts.Node.Restore(r.Context(), in.RestoreOptions)
@@ -79,6 +84,9 @@ func (s *Server) restore(w http.ResponseWriter, r *request) error {
 func (s *Server) makeImage(w http.ResponseWriter, r *request) error {
 	var in ImageRequest
 	if err := bodyJSON(r.Request, &in, false); err != nil {
+		return err
+	}
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckImage(r.Context(), in.ImageRequest) }); done {
 		return err
 	}
 	made, err := s.opts.Node.MakeImage(r.Context(), in.ImageRequest)
@@ -104,7 +112,7 @@ func (s *Server) diskResize(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	disk := r.PathValue("disk")
-	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckResize(r.vm, disk, in.Size) }); done {
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckResize(r.Context(), r.vm, disk, in.Size) }); done {
 		return err
 	}
 	if err := s.opts.Node.Resize(r.Context(), r.vm, disk, in.Size); err != nil {

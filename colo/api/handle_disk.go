@@ -23,7 +23,7 @@ func (s *Server) verify(w http.ResponseWriter, r *request) error {
 	if in.Limit < 0 {
 		return &fieldError{field: "limit", msg: fmt.Sprintf("%d: expected bytes a second, or 0 for no limit", in.Limit)}
 	}
-	return s.action(w, r, "verify", in.Reason, nil, func(ctx context.Context) error {
+	return s.action(w, r, "verify", in.Reason, checked(func(context.Context) error { return s.opts.Node.CheckVerify(r.vm) }), func(ctx context.Context) error {
 		_, err := s.opts.Node.Verify(ctx, r.vm, in.VerifyOptions)
 		return err
 	})

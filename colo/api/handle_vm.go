@@ -121,6 +121,9 @@ func (s *Server) deleteVM(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if done, err := dryRun(w, r, func() error { return s.opts.Node.CheckDelete(r.Context(), r.vm) }); done {
+		return err
+	}
 	if err := s.opts.Node.Delete(r.Context(), r.vm, colo.DeleteOptions{Images: images}); err != nil {
 		return err
 	}
@@ -159,6 +162,9 @@ func (s *Server) putSpec(w http.ResponseWriter, r *request) error {
 	tag := strings.Trim(r.Header.Get("If-Match"), `"`)
 	if tag == "*" {
 		tag = ""
+	}
+	if done, err := dryRun(w, r, func() error { return place(s.opts.Node.CheckEdit(r.Context(), r.vm, spec, tag)) }); done {
+		return err
 	}
 	if err := s.opts.Node.Edit(r.Context(), r.vm, spec, tag); err != nil {
 		return place(err)

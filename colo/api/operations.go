@@ -125,7 +125,7 @@ func (o *operations) find(id string) (*operation, error) {
 		}
 	}
 	if !strings.HasPrefix(id, o.run+"-") {
-		return nil, apiErrorf(ErrNoOperation, "%q is not of this run of the daemon on %s, which may have been restarted: the VM's status tells what became of it", id, o.node)
+		return nil, apiErrorf(ErrNoOperation, "%q was not begun by this run of the daemon on %s, but by another node or before it was restarted", id, o.node)
 	}
 	return nil, apiErrorf(ErrNoOperation, "%q is not known on %s: the last %d are kept", id, o.node, keptOperations)
 }

@@ -71,9 +71,9 @@ var routes = []route{
 	{method: "GET", path: "/v1/vms", least: pki.Viewer, do: (*Server).listVMs},
 	{method: "POST", path: "/v1/vms", least: pki.Admin, query: []string{"reason", "dry_run"}, change: true, do: (*Server).createVM},
 	{method: "GET", path: "/v1/vms/{vm}", least: pki.Viewer, do: (*Server).getVM},
-	{method: "DELETE", path: "/v1/vms/{vm}", least: pki.Admin, query: []string{"images", "reason"}, change: true, do: (*Server).deleteVM},
+	{method: "DELETE", path: "/v1/vms/{vm}", least: pki.Admin, query: []string{"images", "reason", "dry_run"}, change: true, do: (*Server).deleteVM},
 	{method: "GET", path: "/v1/vms/{vm}/spec", least: pki.Viewer, do: (*Server).getSpec},
-	{method: "PUT", path: "/v1/vms/{vm}/spec", least: pki.Admin, query: []string{"reason"}, change: true, do: (*Server).putSpec},
+	{method: "PUT", path: "/v1/vms/{vm}/spec", least: pki.Admin, query: []string{"reason", "dry_run"}, change: true, do: (*Server).putSpec},
 	{method: "GET", path: "/v1/vms/{vm}/status", least: pki.Viewer, nodesToo: true, query: []string{"both"}, do: (*Server).getStatus},
 	{method: "GET", path: "/v1/vms/{vm}/history", least: pki.Viewer, query: historyQuery, do: (*Server).getHistory},
 
@@ -84,7 +84,7 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/checkpoint", least: pki.Operator, query: actionQuery, change: true, do: (*Server).checkpoint},
 	{method: "POST", path: "/v1/vms/{vm}/switchover", least: pki.Operator, query: actionQuery, change: true, do: (*Server).switchover},
 	{method: "POST", path: "/v1/vms/{vm}/resync", least: pki.Operator, query: actionQuery, change: true, do: (*Server).resync},
-	{method: "PATCH", path: "/v1/vms/{vm}/resync", least: pki.Operator, change: true, do: (*Server).tuneResync},
+	{method: "PATCH", path: "/v1/vms/{vm}/resync", least: pki.Operator, query: actionQuery, change: true, do: (*Server).tuneResync},
 	{method: "POST", path: "/v1/vms/{vm}/verify", least: pki.Operator, query: actionQuery, change: true, do: (*Server).verify},
 	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/offline", least: pki.Operator, query: actionQuery, change: true, do: (*Server).diskOffline},
 	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/online", least: pki.Operator, query: actionQuery, change: true, do: (*Server).diskOnline},
@@ -92,8 +92,8 @@ var routes = []route{
 	{method: "POST", path: "/v1/vms/{vm}/disks/{disk}/resize", least: pki.Admin, query: actionQuery, change: true, do: (*Server).diskResize},
 	{method: "POST", path: "/v1/vms/{vm}/backup", least: pki.Admin, query: actionQuery, change: true, do: (*Server).backup},
 	{method: "POST", path: "/v1/vms/{vm}/export", least: pki.Admin, query: actionQuery, change: true, do: (*Server).export},
-	{method: "POST", path: "/v1/images", least: pki.Admin, change: true, do: (*Server).makeImage},
-	{method: "POST", path: "/v1/restore", least: pki.Admin, change: true, do: (*Server).restore},
+	{method: "POST", path: "/v1/images", least: pki.Admin, query: actionQuery, change: true, do: (*Server).makeImage},
+	{method: "POST", path: "/v1/restore", least: pki.Admin, query: actionQuery, change: true, do: (*Server).restore},
 	{method: "POST", path: "/v1/vms/{vm}/restore-record", least: pki.Admin, query: actionQuery, change: true, do: (*Server).restoreRecord},
 	{method: "POST", path: "/v1/vms/{vm}/failover", least: pki.Admin, query: actionQuery, change: true, do: (*Server).failover},
 
@@ -153,6 +153,9 @@ func (s *Server) handler(rt *route) http.Handler {
 		err := s.serveRoute(rt, w, r)
 		if err != nil {
 			s.fail(w, err, r.vm, 0)
+		}
+		if rt.change && rt.least != pki.Node {
+			s.refuse(r, rt.task(), err)
 		}
 		s.note(rt, r, err, time.Since(begun))
 	})

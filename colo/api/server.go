@@ -45,17 +45,18 @@ const (
 
 // Server serves a node. It is made by [NewServer].
 type Server struct {
-	opts    ServerOptions
-	log     *slog.Logger
-	speaks  speaks
-	apart   apart
-	run     string // names this run of the daemon
-	begun   time.Time
-	mux     *http.ServeMux
-	feed    *feed
-	ops     *operations
-	busy    chan struct{}
-	streams chan struct{}
+	opts     ServerOptions
+	log      *slog.Logger
+	speaks   speaks
+	apart    apart
+	refusals refusals
+	run      string // names this run of the daemon
+	begun    time.Time
+	mux      *http.ServeMux
+	feed     *feed
+	ops      *operations
+	busy     chan struct{}
+	streams  chan struct{}
 
 	ctx     context.Context // ends what waits
 	stop    context.CancelFunc

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/coloctl/coloctl/colo"
@@ -101,7 +102,9 @@ func (s *Site) AllFailed(errs []error) error {
 	}
 	out := make([]error, len(errs))
 	for i, err := range errs {
-		out[i] = fmt.Errorf("%s: %w", s.Nodes[i], err)
+		if out[i] = err; !strings.HasPrefix(err.Error(), s.Nodes[i].String()+": ") { // of one that did not answer, its client has said so
+			out[i] = fmt.Errorf("%s: %w", s.Nodes[i], err)
+		}
 	}
 	return errors.Join(out...)
 }
