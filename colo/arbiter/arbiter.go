@@ -44,7 +44,8 @@ func (r Record) Has(node string) bool { return slices.Contains(r.Members, node) 
 
 // Equal compares two records; Members as a set.
 func (r Record) Equal(o Record) bool {
-	return r.VM == o.VM && r.Generation == o.Generation && r.By == o.By && slices.Equal(memberSet(r.Members), memberSet(o.Members))
+	return r.VM == o.VM && r.Generation == o.Generation && r.By == o.By &&
+		(slices.Equal(r.Members, o.Members) || slices.Equal(memberSet(r.Members), memberSet(o.Members)))
 }
 
 // String is made for logs and messages.
@@ -170,6 +171,3 @@ func Judge(want, got Record) Verdict {
 		return Behind
 	}
 }
-
-// IsWon is short for Judge(want, got) == [Won].
-func IsWon(want, got Record) bool { return Judge(want, got) == Won }

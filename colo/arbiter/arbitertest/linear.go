@@ -28,6 +28,12 @@ type Run struct {
 	Nodes []string
 	// Clients for each node, and Calls of each client. Default: 2 and 40.
 	Clients, Calls int
+	// VMs they work on. Default: 2.
+	VMs int
+	// Gets and Forgets among 12 calls. Default: 3 and 1.
+	Gets, Forgets int
+	// Unknown is how many lost answers the checker gets to explain: each multiplies its work, so after them clients only read, a few times. Default: 8.
+	Unknown int
 	// VM is the prefix of the VMs' names, to be different in each run against a real service. Default: vm.
 	VM string
 	// Seed of what the clients do; their interleaving stays the machine's.
@@ -36,10 +42,10 @@ type Run struct {
 	CallTimeout time.Duration
 	// Between is called by the clients now and then, with numbers from their seed, to break and mend things. May be nil.
 	Between func(r *rand.Rand)
+	// Turn is called by each client before each of its calls, with the client's number, and may block: so a test can decide in which order the
+	// clients go on. May be nil.
+	Turn func(client int)
 }
-
-// maxUnknown is how many lost answers the checker gets to explain: each multiplies its work, so after them clients only read.
-const maxUnknown = 8
 
 // ErrNotLinearizable is returned by Check when no order of the calls explains their answers.
 var ErrNotLinearizable = errors.New("no order of the calls explains their answers")
@@ -59,6 +65,28 @@ type answer struct {
 
 // Check runs the clients and returns nil if all is well, [ErrNotLinearizable], or the error of a call that is none of the arbiter's.
 func (r Run) Check(ctx context.Context) error {
+	history, err := r.play(ctx)
+	if err != nil {
+		return err
+	}
+	switch porcupine.CheckOperationsTimeout(model, history, 30*time.Second) {
+	case porcupine.Ok:
+		return nil
+	case porcupine.Illegal:
+		return fmt.Errorf("%w: seed %d, %d calls:\n%s", ErrNotLinearizable, r.Seed, len(history), tell(history))
+	default:
+		return fmt.Errorf("seed %d: the checker didn't come to an end with %d calls", r.Seed, len(history))
+	}
+}
+
+// Play runs the clients and leaves it to the caller to find out whether all is well. Any number of answers may be lost.
+func (r Run) Play(ctx context.Context) error {
+	r.Unknown = math.MaxInt32
+	_, err := r.play(ctx)
+	return err
+}
+
+func (r Run) play(ctx context.Context) ([]porcupine.Operation, error) {
 	if len(r.Nodes) == 0 {
 		r.Nodes = []string{"a", "b", "c"}
 	}
@@ -67,6 +95,18 @@ func (r Run) Check(ctx context.Context) error {
 	}
 	if r.Calls == 0 {
 		r.Calls = 40
+	}
+	if r.Gets == 0 {
+		r.Gets = 3
+	}
+	if r.Forgets == 0 {
+		r.Forgets = 1
+	}
+	if r.Unknown == 0 {
+		r.Unknown = 8
+	}
+	if r.VMs == 0 {
+		r.VMs = 2
 	}
 	if r.VM == "" {
 		r.VM = "vm"
@@ -86,10 +126,13 @@ func (r Run) Check(ctx context.Context) error {
 		node := r.Nodes[i%len(r.Nodes)]
 		c := &client{run: r, node: node, arb: r.View(node), rand: rand.New(rand.NewPCG(r.Seed, uint64(i))), known: map[string]arbiter.Record{}}
 		clients.Go(func() {
-			for range r.Calls {
+			for left := r.Calls; left > 0; left-- {
+				if r.Turn != nil {
+					r.Turn(i)
+				}
 				in := c.choose()
-				if unknown.Load() >= maxUnknown {
-					in = call{kind: "get", vm: in.vm}
+				if int(unknown.Load()) >= r.Unknown {
+					in, left = call{kind: "get", vm: in.vm}, min(left, 4)
 				}
 				began := clock.Add(1)
 				out := c.do(ctx, in)
@@ -117,20 +160,13 @@ func (r Run) Check(ctx context.Context) error {
 	}
 	clients.Wait()
 	if strange != nil {
-		return strange
+		return nil, strange
 	}
 	// A client whose answer was lost goes on as if it were a new one: for the checker one client has one call at a time.
 	for i := range history {
 		history[i].ClientId = i
 	}
-	switch porcupine.CheckOperationsTimeout(model, history, 30*time.Second) {
-	case porcupine.Ok:
-		return nil
-	case porcupine.Illegal:
-		return fmt.Errorf("%w: seed %d, %d calls:\n%s", ErrNotLinearizable, r.Seed, len(history), tell(history))
-	default:
-		return fmt.Errorf("seed %d: the checker didn't come to an end with %d calls", r.Seed, len(history))
-	}
+	return history, nil
 }
 
 // tell lists the calls in the order in which they were made, each with the ticks of its beginning and its end.
@@ -165,12 +201,12 @@ func (c *client) choose() call {
 	if c.last.kind == "advance" && c.rand.IntN(4) == 0 {
 		return c.last // asking again
 	}
-	vm := fmt.Sprintf("%s%d", c.run.VM, c.rand.IntN(2))
+	vm := fmt.Sprintf("%s%d", c.run.VM, c.rand.IntN(c.run.VMs))
 	k := c.known[vm]
 	switch n := c.rand.IntN(12); {
-	case n == 0:
+	case n < c.run.Forgets:
 		return call{kind: "forget", vm: vm, generation: k.Generation}
-	case n < 4:
+	case n < c.run.Forgets+c.run.Gets:
 		return call{kind: "get", vm: vm}
 	}
 	members := []string{c.node}

@@ -230,7 +230,7 @@ func rec(g uint64, by string, members ...string) arbiter.Record {
 func (h *hosts) won(node string, next arbiter.Record) {
 	h.t.Helper()
 	got, err := view{h, node}.Advance(context.Background(), next)
-	if err != nil || !arbiter.IsWon(next, got) {
+	if err != nil || arbiter.Judge(next, got) != arbiter.Won {
 		h.t.Fatalf("%s asks for %v: %v, %v", node, next, got, err)
 	}
 }
@@ -478,7 +478,7 @@ func TestDelay(t *testing.T) {
 	for _, n := range []string{"a", "b"} {
 		both.Go(func() {
 			got, err := view{h, n}.Advance(t.Context(), rec(3, n, n))
-			if err == nil && !arbiter.IsWon(rec(3, n, n), got) {
+			if err == nil && arbiter.Judge(rec(3, n, n), got) != arbiter.Won {
 				err = fmt.Errorf("lost with %v", got)
 			}
 			mu.Lock()

@@ -15,6 +15,8 @@ type entry struct {
 	Tenure uint64 `json:"tenure,omitempty"`
 	// Version rises with each change of Record during a tenure.
 	Version uint64 `json:"version,omitempty"`
+	// Since is the version of the last change in this tenure that no member made: a first record, or a stranger's Forget.
+	Since uint64 `json:"since,omitempty"`
 	// Seen is the newest that anybody told of the other witness's seat.
 	Seen *sight `json:"seen,omitempty"`
 	// Promises are those of nodes that don't use the seat of Seen any more.
@@ -26,6 +28,7 @@ type sight struct {
 	Seat    string          `json:"seat"` // instance
 	Tenure  uint64          `json:"tenure"`
 	Version uint64          `json:"version"`
+	Since   uint64          `json:"since,omitempty"`
 	Record  *arbiter.Record `json:"record,omitempty"`
 }
 
@@ -58,6 +61,7 @@ type request struct {
 	Op         op               `json:"op"`
 	Instance   string           `json:"instance,omitempty"` // if set, only this witness may carry it out
 	Tenure     uint64           `json:"tenure,omitempty"`
+	Since      uint64           `json:"since,omitempty"` // as the caller knows it
 	Next       *arbiter.Record  `json:"next,omitempty"`
 	Generation uint64           `json:"generation,omitempty"`
 	Sight      *sight           `json:"sight,omitempty"`
@@ -73,10 +77,11 @@ type answer struct {
 	Record   *arbiter.Record `json:"record,omitempty"`
 	Tenure   uint64          `json:"tenure,omitempty"`
 	Version  uint64          `json:"version,omitempty"`
+	Since    uint64          `json:"since,omitempty"`
 	Seen     *sight          `json:"seen,omitempty"`
 	Given    []string        `json:"given,omitempty"` // who has given up the seat of Seen
 	Seq      uint64          `json:"seq,omitempty"`   // of the caller's last promise or withdrawal
-	// Moved: nothing was done, because the caller lives in another tenure than this witness.
+	// Moved: nothing was done, because the caller lives in another tenure than this witness, or wants to change a record that has been begun anew.
 	Moved bool `json:"moved,omitempty"`
 	// Member: the caller was a member before the call.
 	Member bool `json:"member,omitempty"`
@@ -97,7 +102,10 @@ func (e *entry) apply(req request, caller, instance string) (ans answer, changed
 				break
 			}
 		}
-		changed, err = e.decide(req, caller)
+		if moved = req.Op != opGet && req.Tenure > 0 && req.Since != e.Since; moved {
+			break
+		}
+		changed, err = e.decide(req, caller, member)
 	case opFound:
 		changed, err = e.found(member)
 	case opDrop:
@@ -116,7 +124,7 @@ func (e *entry) apply(req request, caller, instance string) (ans answer, changed
 	if err != nil {
 		return answer{}, false, err
 	}
-	ans = answer{Instance: instance, Record: e.Record, Tenure: e.Tenure, Version: e.Version, Seen: e.Seen, Moved: moved, Member: member, Seq: e.Promises[caller].Seq}
+	ans = answer{Instance: instance, Record: e.Record, Tenure: e.Tenure, Version: e.Version, Since: e.Since, Seen: e.Seen, Moved: moved, Member: member, Seq: e.Promises[caller].Seq}
 	for node, p := range e.Promises {
 		if p.Given {
 			ans.Given = append(ans.Given, node)
@@ -143,7 +151,7 @@ func (e *entry) elsewhere(tenure uint64) (bool, error) {
 	return tenure != e.Tenure || e.Seen != nil && e.Seen.Tenure > e.Tenure, nil
 }
 
-func (e *entry) decide(req request, caller string) (changed bool, err error) {
+func (e *entry) decide(req request, caller string, member bool) (changed bool, err error) {
 	switch req.Op {
 	case opAdvance:
 		if req.Next == nil || req.Next.By != caller {
@@ -166,6 +174,9 @@ func (e *entry) decide(req request, caller string) (changed bool, err error) {
 		return false, nil
 	}
 	e.Version++
+	if !member && e.Tenure > 0 {
+		e.Since = e.Version
+	}
 	return true, nil
 }
 

@@ -14,6 +14,8 @@ import (
 type page struct {
 	// Seat is the newest that this node saw of the deciding witness.
 	Seat sight `json:"seat"`
+	// Told is the newest version of this tenure of which the other witness has heard from this node.
+	Told uint64 `json:"told,omitempty"`
 	// Pending are the own claims in this tenure that may be stored at the seat without this node knowing.
 	Pending []arbiter.Record `json:"pending,omitempty"`
 	// Forgetting: the same for a Forget.
@@ -39,10 +41,13 @@ func (p *page) resolve(r arbiter.Record) {
 	p.Pending = slices.DeleteFunc(p.Pending, r.Equal)
 }
 
-// learn takes an answer of the seat.
-func (p *page) learn(ans answer) {
-	p.Seat = sightOf(ans)
-	if r := ans.Record; r != nil {
+// learn takes what the seat held, at a later moment than what is known.
+func (p *page) learn(s sight) {
+	if s.Since != p.Seat.Since {
+		p.Pending, p.Forgetting = nil, false // the seat doesn't take them any more
+	}
+	p.Seat = s
+	if r := s.Record; r != nil {
 		// A claim of a generation that is there can't be stored any more.
 		p.Pending = slices.DeleteFunc(p.Pending, func(c arbiter.Record) bool { return c.Generation <= r.Generation })
 	}
@@ -54,7 +59,7 @@ func (p *page) open() bool {
 }
 
 func sightOf(ans answer) sight {
-	return sight{Seat: ans.Instance, Tenure: ans.Tenure, Version: ans.Version, Record: ans.Record}
+	return sight{Seat: ans.Instance, Tenure: ans.Tenure, Version: ans.Version, Since: ans.Since, Record: ans.Record}
 }
 
 // follow turns to the seat of a later tenure, if the answer tells of one. What was pending at the earlier seat is void: it was adopted as it
@@ -71,8 +76,19 @@ func (p *page) follow(ans answer) bool {
 	return true
 }
 
-// ledger is a node's file of pages.
+// book keeps a node's pages.
+type book interface {
+	load(vm string) (p page, found bool, err error)
+	save(vm string, p page) error
+	drop(vm string) error
+	vms() ([]string, error)
+	close() error
+}
+
+// ledger is a book in a file.
 type ledger struct{ db *bolt.DB }
+
+func (l *ledger) close() error { return l.db.Close() }
 
 func openLedger(path string) (*ledger, error) {
 	db, _, err := recordfile.Open(path, kindLedger, func(k, raw []byte) error {

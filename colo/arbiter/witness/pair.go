@@ -33,11 +33,10 @@ type PairOptions struct {
 // # How
 //
 // Two voters can't outvote each other, so for each VM one of the two decides alone: it has the seat. The seat can move to the other one without
-// asking the first, because nobody but a VM's members can change its record: when all of them have promised, in writing, not to use
-// the old seat any more, what it holds is frozen, and the other witness takes over the newest record that any of them knows, with
-// the next tenure. Until then a member that promised has no arbiter; it may withdraw its promise at the place where it gave it.
-// The promises are kept by the other witness, so the nodes needn't reach each other. [Pair.Run] does all this when the
-// seat has been silent for the hold-down.
+// asking the first: when all members of a VM have promised, in writing, not to use the old seat any more, the other witness takes over the newest
+// record that any of them knows, with the next tenure. What strangers do at the old seat after that counts for nothing. Until then a member that
+// promised has no arbiter; it may withdraw its promise at the place where it gave it. The promises are kept by the other witness, so the nodes
+// needn't reach each other. [Pair.Run] does all this when the seat has been silent for the hold-down.
 //
 // What makes it safe:
 //
@@ -45,8 +44,14 @@ type PairOptions struct {
 //     record of the old seat that anybody acted on is in the promises, or its claimer's promise names those who could have acted on it, and
 //     theirs are waited for too.
 //  2. A member that hasn't promised knows that the seat hasn't moved: an answer of the seat is enough for it. Anybody else tells the
-//     other witness what the seat answered before it believes it, and is told if that has moved on.
-//  3. Tenures only rise, and each has one seat.
+//     other witness what the seat answered, a refusal too, before it believes it, and is told if that has moved on. Then what it did at
+//     the seat may count or not, and isn't done again: the outcome is unknown.
+//  3. A member of what? Strangers too can forget a record (a person's word, at a node that isn't counted) and begin a new one, and at a seat that
+//     has been given up nobody would stop them; its members would be none. So the seat says since which version only members have
+//     changed the record, and membership counts for a node that has told the other witness of that version or a later one.
+//  4. A claim or a Forget names the version of 3, and isn't carried out if the record has been begun anew since, however late it
+//     arrives. So a claim whose generation has been reached can be taken off the list of 1.
+//  5. Tenures only rise, and each has one seat.
 //
 // # What it gives
 //
@@ -58,7 +63,8 @@ type PairOptions struct {
 //     the nodes. The same is true when a member is down that was never counted out.
 //   - The first record of a VM, and Forget by a node that isn't a member, need both witnesses.
 //   - A node that isn't a member is told so only while both answer; with one it gets ErrUnreachable, and holds.
-//   - A node has to have heard of its membership, which Run sees to within its interval, before the seat is lost.
+//   - A node has to have heard of its membership, which Run sees to within its interval, before the seat is lost; and again when the record was begun
+//     anew.
 //   - Each claim costs two syncs of the node's own disk. With a ledger that is gone a node needs both witnesses once for each VM.
 //   - A witness can be replaced by a new one (at another address or with an empty file) while the other one has the seat. A pair can't
 //     become a single witness again for VMs that have a record; drop and make them anew.
@@ -68,7 +74,7 @@ type Pair struct {
 	opt    PairOptions
 	me     string
 	svc    [2]service
-	ledger *ledger
+	ledger book
 
 	mu       sync.Mutex
 	instance [2]string    // of the witness that answered last at this place
@@ -87,10 +93,14 @@ func NewPair(a, b *Client, ledger string, o PairOptions) (*Pair, error) {
 	if a.node != b.node {
 		return nil, fmt.Errorf("pair of witnesses: clients of two nodes, %s and %s", a.node, b.node)
 	}
-	return newPair(a, b, a.node, ledger, o)
+	l, err := openLedger(ledger)
+	if err != nil {
+		return nil, err
+	}
+	return newPair(a, b, a.node, l, o), nil
 }
 
-func newPair(a, b service, me, path string, o PairOptions) (*Pair, error) {
+func newPair(a, b service, me string, l book, o PairOptions) *Pair {
 	if o.HoldDown <= 0 {
 		o.HoldDown = 5 * time.Second
 	}
@@ -103,16 +113,12 @@ func newPair(a, b service, me, path string, o PairOptions) (*Pair, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	l, err := openLedger(path)
-	if err != nil {
-		return nil, err
-	}
 	now := time.Now()
-	return &Pair{opt: o, me: me, svc: [2]service{a, b}, ledger: l, answered: [2]time.Time{now, now}}, nil
+	return &Pair{opt: o, me: me, svc: [2]service{a, b}, ledger: l, answered: [2]time.Time{now, now}}
 }
 
 // Close closes the ledger. Run must have ended.
-func (p *Pair) Close() error { return p.ledger.db.Close() }
+func (p *Pair) Close() error { return p.ledger.close() }
 
 // Get implements arbiter.Arbiter.
 func (p *Pair) Get(ctx context.Context, vm string) (arbiter.Record, error) {
@@ -149,35 +155,6 @@ func (p *Pair) Advance(ctx context.Context, next arbiter.Record) (arbiter.Record
 func (p *Pair) Forget(ctx context.Context, vm string, generation uint64) error {
 	_, err := p.call(ctx, vm, request{Op: opForget, Generation: generation})
 	return err
-}
-
-// Seat tells which witness decides on a VM, as far as this node knows.
-type Seat struct {
-	VM      string
-	Witness string // its name; empty if it isn't one of the two
-	Tenure  uint64
-	Given   bool // this node has given it up and waits for the others
-}
-
-// Seats lists them.
-func (p *Pair) Seats() ([]Seat, error) {
-	vms, err := p.ledger.vms()
-	if err != nil {
-		return nil, err
-	}
-	var out []Seat
-	for _, vm := range vms {
-		pg, found, err := p.ledger.load(vm)
-		if err != nil || !found {
-			return nil, err
-		}
-		s := Seat{VM: vm, Tenure: pg.Seat.Tenure, Given: pg.Given != ""}
-		if i, ok := p.place(pg.Seat.Seat); ok {
-			s.Witness = p.svc[i].name()
-		}
-		out = append(out, s)
-	}
-	return out, nil
 }
 
 func (p *Pair) call(ctx context.Context, vm string, req request) (answer, error) {
@@ -236,7 +213,7 @@ func (p *Pair) ask(ctx context.Context, vm string, pg *page, req request) (ans a
 			return answer{}, false, err
 		}
 	}
-	req.Tenure, req.Instance = pg.Seat.Tenure, pg.Seat.Seat
+	req.Tenure, req.Since, req.Instance = pg.Seat.Tenure, pg.Seat.Since, pg.Seat.Seat
 	ans, err = p.send(ctx, i, vm, req)
 	if errors.Is(err, arbiter.ErrUnreachable) {
 		lerr := p.elsewhere(ctx, vm, pg, i, err)
@@ -258,53 +235,75 @@ func (p *Pair) ask(ctx context.Context, vm string, pg *page, req request) (ans a
 		if serr := p.save(vm, *pg); serr != nil {
 			return answer{}, false, serr
 		}
-		if errors.Is(err, ErrOtherInstance) {
+		switch {
+		case errors.Is(err, ErrOtherInstance):
 			return answer{}, false, p.elsewhere(ctx, vm, pg, i, unreachable(err))
+		case errors.Is(err, arbiter.ErrNoRecord), errors.Is(err, arbiter.ErrConflict):
+			// A refusal is a fact as an answer is: only of what is the seat still. What was refused may be asked again.
+			if _, done, gerr := p.ask(ctx, vm, pg, request{Op: opGet}); gerr != nil || !done {
+				return answer{}, done, gerr
+			}
 		}
 		return answer{}, true, err
 	}
-	if ans.Moved {
-		if !pg.follow(ans) {
-			return answer{}, true, fmt.Errorf("%w: witness %s has tenure %d of %s, which was in tenure %d: it has gone back in time",
-				arbiter.ErrNoRecord, p.svc[i].name(), ans.Tenure, vm, pg.Seat.Tenure)
-		}
+	if ans.Moved && pg.follow(ans) {
 		return answer{}, false, p.save(vm, *pg)
 	}
-	if ans.Version < pg.Seat.Version {
-		return answer{}, true, fmt.Errorf("%w: witness %s has version %d of %s, which was at version %d: it has gone back in time",
-			arbiter.ErrNoRecord, p.svc[i].name(), ans.Version, vm, pg.Seat.Version)
+	if ans.Tenure < pg.Seat.Tenure || ans.Version < pg.Seat.Version || ans.Moved && ans.Since <= pg.Seat.Since {
+		return answer{}, true, fmt.Errorf("%w: witness %s has version %d in tenure %d of %s, which was at version %d in tenure %d: it has gone back in time",
+			arbiter.ErrNoRecord, p.svc[i].name(), ans.Version, ans.Tenure, vm, pg.Seat.Version, pg.Seat.Tenure)
 	}
-	pg.learn(ans)
+	pg.learn(sightOf(ans))
 	if fresh || before.Seat.older(pg.Seat) || len(before.Pending) != len(pg.Pending) || before.Forgetting != pg.Forgetting {
 		if err := p.save(vm, *pg); err != nil {
 			return answer{}, false, err
 		}
 	}
-	if ans.Member {
-		if req.Op == opForget && !pg.open() {
-			return ans, true, p.drop(vm)
-		}
-		return ans, true, nil
+	if ans.Moved {
+		return answer{}, false, nil // the record was begun anew; that is known now
 	}
-	return p.confirm(ctx, vm, pg, i, ans)
-}
-
-// confirm tells the other witness what the seat said, for a node whose promise nobody would wait for.
-func (p *Pair) confirm(ctx context.Context, vm string, pg *page, seat int, ans answer) (answer, bool, error) {
-	heard, err := p.send(ctx, 1-seat, vm, request{Op: opNote, Sight: &pg.Seat})
-	switch {
-	case err != nil:
-		if errors.Is(err, ErrSplit) {
-			return answer{}, true, err
+	if !ans.Member || pg.Told < ans.Since {
+		if done, err := p.confirm(ctx, vm, pg, i, req, ans); !done || err != nil {
+			return answer{}, done, err
 		}
-		return answer{}, true, unreachable(fmt.Errorf("%s is no member of %s, and only one witness can be asked: %w", p.me, vm, err))
-	case heard.Moved:
-		if !pg.follow(heard) {
-			return answer{}, true, unreachable(fmt.Errorf("witness %s speaks of another tenure of %s", p.svc[1-seat].name(), vm))
-		}
-		return answer{}, false, p.save(vm, *pg)
+	}
+	if req.Op == opForget && !pg.open() {
+		return ans, true, p.drop(vm)
 	}
 	return ans, true, nil
+}
+
+// confirm tells the other witness what the seat said, for a node whose promise it wouldn't wait for. If done is false, the seat has moved and the
+// request is to be sent there.
+func (p *Pair) confirm(ctx context.Context, vm string, pg *page, seat int, req request, ans answer) (done bool, err error) {
+	heard, err := p.send(ctx, 1-seat, vm, request{Op: opNote, Sight: &pg.Seat})
+	switch {
+	case errors.Is(err, ErrSplit):
+		return true, err
+	case err != nil:
+		return true, unreachable(fmt.Errorf("%s isn't known as a member of %s at both witnesses, and only one can be asked: %w", p.me, vm, err))
+	case !heard.Moved:
+		return true, p.told(vm, pg)
+	case !pg.follow(heard):
+		return true, unreachable(fmt.Errorf("witness %s speaks of another tenure of %s", p.svc[1-seat].name(), vm))
+	}
+	if err := p.save(vm, *pg); err != nil {
+		return true, err
+	}
+	if req.Op == opForget || req.Op == opAdvance && ans.Record != nil && ans.Record.Equal(*req.Next) {
+		// It was done at the old seat. Either nobody will know of that, or it was taken over, and perhaps followed by other claims.
+		return true, unreachable(fmt.Errorf("the seat of %s moved meanwhile", vm))
+	}
+	return false, nil
+}
+
+// told notes that the other witness has heard what the page says of the seat.
+func (p *Pair) told(vm string, pg *page) error {
+	if pg.Told >= pg.Seat.Since {
+		return nil // it says no more than is known
+	}
+	pg.Told = pg.Seat.Version
+	return p.save(vm, *pg)
 }
 
 // elsewhere looks, after the seat at place i (-1: at none) gave no answer because of cause, whether the other witness knows of a later one. It returns
@@ -421,6 +420,10 @@ func (p *Pair) promise(ctx context.Context, vm string, pg *page) (moved bool, er
 	if pg.follow(ans) {
 		p.opt.Log.Warn("the witness of a VM has changed", "vm", vm, "witness", p.svc[i].name(), "tenure", pg.Seat.Tenure)
 		return true, p.save(vm, *pg)
+	}
+	if !slices.Contains(ans.Given, p.me) { // a withdrawal that was believed lost has come after all: it is given anew
+		pg.Seq = max(pg.Seq, ans.Seq) + 1
+		return false, p.save(vm, *pg)
 	}
 	return false, nil
 }

@@ -114,8 +114,13 @@ func (p *Pair) tend(ctx context.Context, vm string, state func(place int) (alive
 		return err
 	case pg.follow(ans):
 		return p.save(vm, pg)
+	}
+	if err := p.told(vm, &pg); err != nil {
+		return err
+	}
+	switch {
 	case ans.Seen != nil && ans.Seen.Record == nil && pg.Seat.older(*ans.Seen):
-		if pg.Seat = *ans.Seen; !pg.open() {
+		if pg.learn(*ans.Seen); !pg.open() {
 			return p.drop(vm) // it was forgotten by another node
 		}
 		return p.save(vm, pg)

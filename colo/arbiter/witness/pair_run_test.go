@@ -31,7 +31,7 @@ func TestPairRuns(t *testing.T) {
 		for {
 			got, err := pairs[node].Advance(ctx, next)
 			if err == nil {
-				if !arbiter.IsWon(next, got) {
+				if arbiter.Judge(next, got) != arbiter.Won {
 					t.Fatalf("%s asked for %v and got %v", node, next, got)
 				}
 				return
@@ -46,11 +46,11 @@ func TestPairRuns(t *testing.T) {
 		go func() { ended <- p.Run(ctx) }()
 	}
 	seat := func() int {
-		s, err := pairs["a"].Seats()
-		if err != nil || len(s) != 1 {
-			t.Fatal(s, err)
+		pg, known, err := pairs["a"].ledger.load("vm")
+		if err != nil || !known {
+			t.Fatal(known, err)
 		}
-		i, _ := pairs["a"].place(func() string { pg, _, _ := pairs["a"].ledger.load("vm"); return pg.Seat.Seat }())
+		i, _ := pairs["a"].place(pg.Seat.Seat)
 		return i
 	}
 	for known := false; !known; time.Sleep(10 * time.Millisecond) { // until b's loop has heard of its membership

@@ -2,12 +2,12 @@ package witness
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
-	"math/rand/v2"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -20,7 +20,6 @@ type memory struct {
 	id       string
 	entries  map[string]entry
 	faults   map[string]arbiter.Fault // by node; Silent isn't used
-	late     []func()                 // requests that are still on their way
 	instance string
 	tamper   tamper
 }
@@ -33,17 +32,6 @@ func (m *memory) set(node string, f arbiter.Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.faults[node] = f
-}
-
-// deliver lets a request arrive whose sender has stopped waiting.
-func (m *memory) deliver(r *rand.Rand) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.late) > 0 {
-		i := r.IntN(len(m.late))
-		m.late[i]()
-		m.late = append(m.late[:i], m.late[i+1:]...)
-	}
 }
 
 type line struct {
@@ -61,13 +49,8 @@ func (l line) once(ctx context.Context, vm string, req request) (answer, error) 
 		return answer{}, unreachable(ctx.Err())
 	case l.m.faults[l.node] == arbiter.Unreachable:
 		return answer{}, unreachable(errors.New("no way"))
-	case l.m.faults[l.node] == arbiter.Silent:
-		if req.Op != opForget { // ids aren't used again, so a forget that comes late does no harm outside of this test
-			l.m.late = append(l.m.late, func() { _, _ = l.m.do(vm, req, l.node) })
-		}
-		return answer{}, unreachable(errors.New("on its way for a long time"))
 	}
-	ans, err := l.m.do(vm, req, l.node)
+	ans, err := l.m.do(vm, req.copy(), l.node)
 	if l.m.faults[l.node] == arbiter.ReplyLost {
 		return answer{}, unreachable(errors.New("reply lost"))
 	}
@@ -80,17 +63,20 @@ func (l line) mine(context.Context) (out membership, err error) {
 	if l.m.faults[l.node] != arbiter.Reachable {
 		return out, unreachable(errors.New("no way"))
 	}
-	out.Instance = l.m.instance
-	for vm, e := range l.m.entries {
-		if e.concerns(l.node) {
+	return l.m.mine(l.node), nil
+}
+
+func (m *memory) mine(node string) membership {
+	out := membership{Instance: m.instance}
+	for vm, e := range m.entries {
+		if e.concerns(node) {
 			out.VMs = append(out.VMs, vm)
 		}
 	}
-	return out, nil
+	return out
 }
 
 func (m *memory) do(vm string, req request, node string) (answer, error) {
-	req = clone(req)
 	after := func(*answer) {}
 	if m.tamper != nil {
 		instead, then := m.tamper(m, vm, &req, node)
@@ -101,7 +87,7 @@ func (m *memory) do(vm string, req request, node string) (answer, error) {
 			after = then
 		}
 	}
-	e := clone(m.entries[vm])
+	e := m.entries[vm].copy()
 	ans, changed, err := e.apply(req, node, m.instance)
 	if changed && err == nil {
 		m.entries[vm] = e
@@ -109,38 +95,40 @@ func (m *memory) do(vm string, req request, node string) (answer, error) {
 	if err == nil {
 		after(&ans)
 	}
-	return clone(ans), err
+	return ans, err
 }
 
-// clone copies by way of JSON, as the network and the disk do.
-func clone[T any](v T) (out T) {
-	raw, err := json.Marshal(v)
-	if err == nil {
-		err = json.Unmarshal(raw, &out)
+// copy shares only what nobody changes: records, sights and what promises list.
+func (e entry) copy() entry {
+	e.Promises = maps.Clone(e.Promises)
+	return e
+}
+
+// copy as the network does.
+func (r request) copy() request {
+	r.Pending = slices.Clone(r.Pending)
+	if r.Sight != nil {
+		s := *r.Sight
+		r.Sight = &s
 	}
-	if err != nil {
-		panic(err)
-	}
-	return out
+	return r
 }
 
 // twins are two witnesses and the pairs of their nodes.
 type twins struct {
-	t       testing.TB
-	w       [2]*memory
-	dir     string
-	mu      sync.Mutex
-	pairs   map[string]*Pair
-	process map[string]*sync.RWMutex // read-held while something of the node\'s process runs
+	t     testing.TB
+	w     [2]*memory
+	dir   string
+	mu    sync.Mutex
+	pairs map[string]*Pair
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 func newTwins(t testing.TB, nodes ...string) *twins {
 	t.Helper()
-	x := &twins{t: t, w: [2]*memory{newMemory("w1"), newMemory("w2")}, dir: t.TempDir(), pairs: map[string]*Pair{}, process: map[string]*sync.RWMutex{}}
+	x := &twins{t: t, w: [2]*memory{newMemory("w1"), newMemory("w2")}, dir: t.TempDir(), pairs: map[string]*Pair{}}
 	for _, n := range nodes {
-		x.process[n] = &sync.RWMutex{}
 		x.pairs[n] = x.open(n)
 	}
 	t.Cleanup(func() {
@@ -156,12 +144,12 @@ func (x *twins) open(node string) *Pair {
 	if node > "a" {
 		a, b = b, a // the order must not matter
 	}
-	p, err := newPair(a, b, node, filepath.Join(x.dir, node), PairOptions{Log: quiet})
+	l, err := openLedger(filepath.Join(x.dir, node))
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	p.ledger.db.NoSync = true
-	return p
+	l.db.NoSync = true
+	return newPair(a, b, node, l, PairOptions{Log: quiet})
 }
 
 func (x *twins) pair(node string) *Pair {
@@ -185,8 +173,6 @@ func (x *twins) dead(p *Pair) func(int) (alive, dead bool) {
 }
 
 func (x *twins) tend(node, vm string) {
-	x.process[node].RLock()
-	defer x.process[node].RUnlock()
 	p := x.pair(node)
 	if err := p.acquaint(context.Background()); err != nil && !errors.Is(err, arbiter.ErrUnreachable) {
 		x.t.Errorf("%s: %v", node, err)
@@ -212,28 +198,4 @@ func (x *twins) witnessDown(i int, f arbiter.Fault) {
 
 func rec(g uint64, by string, members ...string) arbiter.Record {
 	return arbiter.Record{VM: "vm", Generation: g, Members: members, By: by}
-}
-
-// restarting is a node whose process may be killed between calls: only its ledger stays.
-type restarting struct {
-	x    *twins
-	node string
-}
-
-func (r restarting) Get(ctx context.Context, vm string) (arbiter.Record, error) {
-	r.x.process[r.node].RLock()
-	defer r.x.process[r.node].RUnlock()
-	return r.x.pair(r.node).Get(ctx, vm)
-}
-
-func (r restarting) Advance(ctx context.Context, next arbiter.Record) (arbiter.Record, error) {
-	r.x.process[r.node].RLock()
-	defer r.x.process[r.node].RUnlock()
-	return r.x.pair(r.node).Advance(ctx, next)
-}
-
-func (r restarting) Forget(ctx context.Context, vm string, g uint64) error {
-	r.x.process[r.node].RLock()
-	defer r.x.process[r.node].RUnlock()
-	return r.x.pair(r.node).Forget(ctx, vm, g)
 }
