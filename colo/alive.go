@@ -18,7 +18,7 @@ func (n *Node) Alive(ctx context.Context) error {
 	if err := context.Cause(n.ctx); err != nil {
 		return err
 	}
-	if since := time.Since(time.Unix(0, n.leasedAt.Load())); since > loopLimit {
+	if since := time.Since(n.began) - time.Duration(n.leasedAfter.Load()); since > loopLimit {
 		return fmt.Errorf("leases were last looked after %s ago", since.Round(time.Second))
 	}
 	for _, m := range n.all() {

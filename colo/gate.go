@@ -199,6 +199,6 @@ func (n *Node) leases() {
 		for _, m := range n.all() {
 			m.renew(n.ctx)
 		}
-		n.leasedAt.Store(time.Now().UnixNano())
+		n.leasedAfter.Store(int64(time.Since(n.began)))
 	}
 }

@@ -141,7 +141,8 @@ type Node struct {
 	began    time.Time
 	queue    *queue
 	loaded   chan struct{} // closed when all VMs that the store remembers are there
-	leasedAt atomic.Int64  // when the leases of all VMs were last looked after, in nanoseconds since 1970
+	// leasedAfter is how long after began the leases of all VMs were last looked after, in nanoseconds.
+	leasedAfter atomic.Int64
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -191,7 +192,6 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	}
 	n.ctx, n.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	n.ledger = newLedger(cfg.Records, cfg.Log)
-	n.leasedAt.Store(n.began.UnixNano())
 	n.wg.Go(n.leases)
 	for _, rec := range vms {
 		spec, unread := ParseSpec(rec.Spec, "stored spec of "+rec.Name)

@@ -15,7 +15,8 @@ import (
 
 // The wall clock can't be set for a part of a machine, and Go's programs read it without a library in between. So a scenario that needs
 // another wall clock runs a colod that is built from the same source, but with a package time whose Now adds what a file says. Timers, and
-// what is measured between two times, go by the monotonic clock as ever.
+// what is measured between two times, go by the monotonic clock as ever. Unix adds it too: what QEMU and the kernel tell of is by the machine's clock, which the
+// daemon takes for the same as its own.
 
 // clockVariable names the file with the seconds that are added, 8 bytes, little endian.
 const clockVariable = "COLOCTL_LAB_CLOCK"
@@ -47,8 +48,8 @@ var wallShift = func() *int64 {
 func shifted() int64 { return atomic.LoadInt64(wallShift) }
 `
 
-// clockHook is where Now gets its time, in Go's source.
-const clockHook = "\tsec, nsec, mono := runtimeNow()\n\tif mono == 0 {"
+// clockHooks are where Now and Unix get their time, in Go's source; the shift is added behind the first line of each.
+var clockHooks = []string{"\tsec, nsec, mono := runtimeNow()\n\tif mono == 0 {", "func Unix(sec int64, nsec int64) Time {\n"}
 
 // overlay writes what go build -overlay needs to dir and returns the path of its file.
 func overlay(ctx context.Context, dir string) (string, error) {
@@ -61,10 +62,13 @@ func overlay(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if strings.Count(string(text), clockHook) != 1 {
-		return "", errors.New("this version of Go reads the clock in another way than the lab knows")
+	changed := string(text)
+	for _, hook := range clockHooks {
+		if strings.Count(changed, hook) != 1 {
+			return "", errors.New("this version of Go reads the clock in another way than the lab knows")
+		}
+		changed = strings.Replace(changed, hook, strings.Replace(hook, "\n", "\n\tsec += shifted()\n", 1), 1)
 	}
-	changed := strings.Replace(string(text), clockHook, strings.Replace(clockHook, "\n", "\n\tsec += shifted()\n", 1), 1)
 	replace := map[string]string{filepath.Join(folder, "time.go"): filepath.Join(dir, "time.go"), filepath.Join(folder, "labclock.go"): filepath.Join(dir, "labclock.go")}
 	list, err := json.Marshal(map[string]any{"Replace": replace})
 	path := filepath.Join(dir, "overlay.json")
