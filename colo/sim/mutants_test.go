@@ -81,7 +81,7 @@ var guards = []guard{
 			},
 		},
 		nil, false,
-		[]uint64{Unarbitrated + 203},
+		[]uint64{Unarbitrated + 1282},
 	},
 	{
 		"a half that is gone makes the peer's the better one only when that is whole",
