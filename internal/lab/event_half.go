@@ -40,7 +40,8 @@ var stayOut = Step{Name: "the half stays out of service", Do: func(ctx context.C
 var takeBack = heal("the disk was replaced, and is taken back into service", func(ctx context.Context, r *Run) error {
 	n := r.Lab.Node(r.lost)
 	if other, err := r.Lab.Node(Other(r.lost)).Status(ctx); err == nil && other.State == colo.Protected {
-		return nil // it is in use, see stayOut
+		r.healed = other.Since // it is in use already, see stayOut
+		return nil
 	}
 	s, err := n.Status(ctx)
 	if err != nil {
