@@ -18,8 +18,6 @@ type page struct {
 	Told uint64 `json:"told,omitempty"`
 	// Pending are the own claims in this tenure that may be stored at the seat without this node knowing.
 	Pending []arbiter.Record `json:"pending,omitempty"`
-	// Forgetting: the same for a Forget.
-	Forgetting bool `json:"forgetting,omitempty"`
 	// Given is the instance of the other witness, to which this node has promised not to use the seat. Empty: it hasn't.
 	Given string `json:"given,omitempty"`
 	// Seq numbers promises and withdrawals.
@@ -44,7 +42,7 @@ func (p *page) resolve(r arbiter.Record) {
 // learn takes what the seat held, at a later moment than what is known.
 func (p *page) learn(s sight) {
 	if s.Since != p.Seat.Since {
-		p.Pending, p.Forgetting = nil, false // the seat doesn't take them any more
+		p.Pending = nil // the seat doesn't take them any more
 	}
 	p.Seat = s
 	if r := s.Record; r != nil {
@@ -55,7 +53,7 @@ func (p *page) learn(s sight) {
 
 // open says whether there is anything to be remembered about a VM that has no record.
 func (p *page) open() bool {
-	return p.Seat.Record != nil || len(p.Pending) > 0 || p.Forgetting || p.Given != ""
+	return p.Seat.Record != nil || len(p.Pending) > 0 || p.Given != ""
 }
 
 func sightOf(ans answer) sight {

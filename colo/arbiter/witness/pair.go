@@ -201,13 +201,8 @@ func (p *Pair) ask(ctx context.Context, vm string, pg *page, req request) (ans a
 	if err != nil {
 		return answer{}, false, p.elsewhere(ctx, vm, pg, -1, err)
 	}
-	fresh := false
-	switch req.Op {
-	case opAdvance:
-		fresh = pg.expect(*req.Next)
-	case opForget:
-		fresh, pg.Forgetting = !pg.Forgetting, true
-	}
+	// A Forget isn't noted: what it leaves at the seat is believed by nobody who hasn't told the other witness of it.
+	fresh := req.Op == opAdvance && pg.expect(*req.Next)
 	if fresh {
 		if err := p.save(vm, *pg); err != nil {
 			return answer{}, false, err
@@ -225,11 +220,8 @@ func (p *Pair) ask(ctx context.Context, vm string, pg *page, req request) (ans a
 	}
 	// An answer. It says nothing about an earlier call with the same claim, whose answer was lost.
 	before := *pg
-	switch {
-	case req.Op == opAdvance && fresh:
+	if fresh {
 		pg.resolve(*req.Next)
-	case req.Op == opForget && (fresh || err == nil):
-		pg.Forgetting = false
 	}
 	if err != nil {
 		if serr := p.save(vm, *pg); serr != nil {
@@ -254,7 +246,7 @@ func (p *Pair) ask(ctx context.Context, vm string, pg *page, req request) (ans a
 			arbiter.ErrNoRecord, p.svc[i].name(), ans.Version, ans.Tenure, vm, pg.Seat.Version, pg.Seat.Tenure)
 	}
 	pg.learn(sightOf(ans))
-	if fresh || before.Seat.older(pg.Seat) || len(before.Pending) != len(pg.Pending) || before.Forgetting != pg.Forgetting {
+	if fresh || before.Seat.older(pg.Seat) || len(before.Pending) != len(pg.Pending) {
 		if err := p.save(vm, *pg); err != nil {
 			return answer{}, false, err
 		}

@@ -126,8 +126,6 @@ func (p *Pair) tend(ctx context.Context, vm string, state func(place int) (alive
 		return p.save(vm, pg)
 	case !dead && (len(ans.Given) == 0 || ans.Seen.Tenure != pg.Seat.Tenure):
 		return nil
-	case pg.Forgetting:
-		return nil // what the seat holds can't be told to anybody
 	}
 	pg.Given, pg.Seq = ans.Instance, max(pg.Seq, ans.Seq)+1
 	if err := p.save(vm, pg); err != nil {

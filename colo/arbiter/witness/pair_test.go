@@ -367,3 +367,36 @@ func TestClaimsOfBefore(t *testing.T) {
 		}
 	}
 }
+
+// TestSeatMovesAfterLostAnswers: neither a withdrawal that came though its answer was lost, nor a Forget that didn't, keeps the seat from moving.
+func TestSeatMovesAfterLostAnswers(t *testing.T) {
+	x := newTwins(t, "a", "b")
+	x.won("a", rec(1, "a", "a"))
+	if _, err := x.pair("b").Get(t.Context(), "vm"); err != nil {
+		t.Fatal(err)
+	}
+	x.w[0].set("b", arbiter.Unreachable)
+	if err := x.pair("b").Forget(t.Context(), "vm", 1); !errors.Is(err, arbiter.ErrUnreachable) {
+		t.Fatal(err)
+	}
+	x.w[0].set("b", arbiter.Reachable)
+	x.won("a", rec(2, "a", "a", "b"))
+	x.w[0].set("a", arbiter.Unreachable)
+	x.tend("a", "vm")
+	x.w[0].set("a", arbiter.Reachable)
+	a, what := x.pair("a"), func() { x.w[1].set("a", arbiter.ReplyLost) }
+	svc := a.svc
+	a.svc[1] = interrupted{svc[1], opWithdraw, &what}
+	x.holds("a", rec(3, "a", "a"))
+	if e := x.w[1].entries["vm"]; e.Promises["a"].Given || what != nil {
+		t.Fatalf("the withdrawal hasn't come: %+v", e)
+	}
+	a.svc = svc
+	x.w[1].set("a", arbiter.Reachable)
+	x.witnessDown(0, arbiter.Unreachable)
+	for range 3 {
+		x.tend("a", "vm")
+		x.tend("b", "vm")
+	}
+	x.won("b", rec(3, "b", "b"))
+}
