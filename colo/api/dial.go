@@ -92,10 +92,19 @@ func (a *addresses) dial(ctx context.Context, network string, one dialFunc) (net
 			errs = append(errs, r.err)
 		}
 		if open == 0 && started == len(list) {
-			return nil, errors.Join(errs...)
+			return nil, inOneLine(errs)
 		}
 		if open == 0 {
 			next.Reset(0)
 		}
 	}
+}
+
+// inOneLine joins the errors of several addresses: they are read in tables and logs.
+func inOneLine(errs []error) error {
+	err := errs[0]
+	for _, e := range errs[1:] {
+		err = fmt.Errorf("%w; %w", err, e)
+	}
+	return err
 }
