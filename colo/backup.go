@@ -136,7 +136,7 @@ func (m *machine) copyable(disk string) (Copy, error) {
 	return nil, &UnexpectedEventError{VM: m.name, State: m.state, Event: "backup"}
 }
 
-// CheckBackup tells why Backup would be refused now, and copies nothing. Whether there is room can't be foreseen.
+// CheckBackup tells why Backup would be refused now, or would hardly have room where it copies all, and copies nothing.
 func (n *Node) CheckBackup(vm string, o BackupOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
@@ -154,7 +154,15 @@ func (n *Node) CheckBackup(vm string, o BackupOptions) error {
 	if !filepath.IsAbs(o.Dir) {
 		return fmt.Errorf("folder %q: expected an absolute path on the node", o.Dir)
 	}
-	return newFile(o.Dir)
+	if err := newFile(o.Dir); err != nil || o.Since != "" {
+		return err
+	}
+	c := copies{}
+	_, spec := m.info()
+	for _, d := range spec.disks(n.cfg.StorageDir) {
+		c.add(d.Path, o.Dir)
+	}
+	return c.fit()
 }
 
 // baseOf reads the backup of a VM that another one is to be based on; nothing if that is to be based on none.
@@ -266,21 +274,24 @@ func (n *Node) Restore(ctx context.Context, o RestoreOptions) (_ *Spec, err erro
 	return s, n.Create(ctx, s)
 }
 
-// CheckRestore tells why Restore would be refused now, and makes nothing. Whether there is room on the disk can't be foreseen.
+// CheckRestore tells why Restore would be refused now, or would hardly have room, and makes nothing.
 func (n *Node) CheckRestore(ctx context.Context, o RestoreOptions) error {
 	s, err := n.restored(ctx, o)
 	if err != nil {
 		return err
 	}
+	c := copies{}
 	for _, d := range s.disks(n.cfg.StorageDir) {
-		if _, err := os.Stat(filepath.Join(o.Dir, d.Name+".qcow2")); err != nil {
+		from := filepath.Join(o.Dir, d.Name+".qcow2")
+		if _, err := os.Stat(from); err != nil {
 			return err
 		}
 		if err := n.images().Creatable(d); err != nil {
 			return err
 		}
+		c.add(from, d.Path)
 	}
-	return nil
+	return c.fit()
 }
 
 // restored is the spec of a VM that is to be made of a backup, if this node can have it.
@@ -365,13 +376,14 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 	return n.images().Convert(ctx, taken, blockrepl.QCOW2, to)
 }
 
-// CheckExport tells why Export would be refused now, and copies nothing. Whether there is room can't be foreseen.
+// CheckExport tells why Export would be refused now, or would hardly have room, and copies nothing.
 func (n *Node) CheckExport(vm string, o ExportOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
 		return err
 	}
-	if _, _, err := m.exported(o); err != nil {
+	disk, to, err := m.exported(o)
+	if err != nil {
 		return err
 	}
 	if err := m.noBackup(); err != nil {
@@ -380,7 +392,12 @@ func (n *Node) CheckExport(vm string, o ExportOptions) error {
 	if _, err := m.copyable(o.Disk); err != nil {
 		return err
 	}
-	return newFile(o.File)
+	if err := newFile(o.File); err != nil {
+		return err
+	}
+	c := copies{}
+	c.add(disk.Path, to.Path)
+	return c.fit()
 }
 
 // exported are a disk of the VM and the file that it is to be copied to.

@@ -94,13 +94,17 @@ func (n *Node) MakeImage(ctx context.Context, r ImageRequest) (Image, error) {
 	return Image{d.Path, d.Format, Size(d.Size)}, nil
 }
 
-// CheckImage tells why MakeImage would be refused now, and makes nothing. Whether there is room for all that is to be copied can't be foreseen.
+// CheckImage tells why MakeImage would be refused now, or would hardly have room for the copy, and makes nothing.
 func (n *Node) CheckImage(ctx context.Context, r ImageRequest) error {
 	d, _, err := n.newImage(ctx, r)
 	if err != nil {
 		return err
 	}
-	return n.images().Creatable(d)
+	c := copies{}
+	if r.From != "" {
+		c.add(r.From, d.Path)
+	}
+	return errors.Join(n.images().Creatable(d), c.fit())
 }
 
 // newImage is the image that is to be made, and the format of the one that it is a copy of.

@@ -80,7 +80,7 @@ func vmRestore(cc *cli.Context, s *site) error {
 		if err := t.CheckRestore(cc.Context, request); err != nil {
 			return refused("restore (dry run)", err)
 		}
-		return tellSteps(cc, cmp.Or(cc.String("name"), dir), t, "restore", []string{"copy the images of " + dir + " to the storage folder, if there is room for them", "store the VM"})
+		return tellSteps(cc, cmp.Or(cc.String("name"), dir), t, "restore", []string{"copy the images of " + dir + " to the storage folder", "store the VM"})
 	}
 	made, err := t.Restore(cc.Context, request)
 	if err != nil {

@@ -98,7 +98,7 @@ func makeImage(cc *cli.Context, s *site, node, verb string, in colo.ImageRequest
 
 func imageSteps(in colo.ImageRequest) []string {
 	if in.From != "" {
-		return []string{fmt.Sprintf("copy %s to %s (%s), if there is room for all that is in it", in.From, in.File, in.Format)}
+		return []string{fmt.Sprintf("copy %s to %s (%s)", in.From, in.File, in.Format)}
 	}
 	return []string{fmt.Sprintf("make the image %s (%s, %s)", in.File, in.Format, in.Size)}
 }

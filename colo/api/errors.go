@@ -84,6 +84,7 @@ var sentinels = []struct {
 	{"vm_exists", colo.ErrVMExists, http.StatusConflict, ExitRefused, false},
 	{"not_candidate", colo.ErrNotCandidate, http.StatusConflict, ExitRefused, false},
 	{"no_room", colo.ErrNoRoom, http.StatusConflict, ExitRefused, false},
+	{"disk_full", colo.ErrDiskFull, http.StatusConflict, ExitRefused, false},
 	{"mac_taken", colo.ErrMACTaken, http.StatusConflict, ExitRefused, false},
 	{"image_taken", colo.ErrImageTaken, http.StatusConflict, ExitRefused, false},
 	{"unknown_qemu", colo.ErrUnknownQEMU, http.StatusConflict, ExitRefused, false},
