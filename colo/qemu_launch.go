@@ -308,6 +308,9 @@ func (l *qemuLauncher) Launch(ctx context.Context, r LaunchRequest) (_ Copy, err
 var ErrUnknownQEMU = errors.New("a QEMU runs here that the state file knows nothing of")
 
 func (l *qemuLauncher) Clear(ctx context.Context, s *Spec) error {
+	if err := l.endOrphan(ctx, s.Name); err != nil { // it has the overlays open, and would not be found without the file with its number
+		return err
+	}
 	disks, nics := l.parts(s)
 	dir := l.dir(s.Name)
 	errs := []error{l.images.RemoveOverlays(l.overlays(s), disks), l.keeper(s.Name).Stop(ctx), os.RemoveAll(filepath.Join(dir, keyFolder)), l.dropLinks(ctx, s.Name)}
