@@ -19,4 +19,10 @@ func newBeat(origin time.Time, period time.Duration) *beat {
 // Next begins to wait for the next tick. One that has gone by is left out.
 func (b *beat) Next() { b.Reset(b.left()) }
 
-func (b *beat) left() time.Duration { return b.period - time.Since(b.origin)%b.period }
+func (b *beat) left() time.Duration {
+	left := -time.Since(b.origin) % b.period
+	if left <= 0 {
+		left += b.period
+	}
+	return left
+}

@@ -89,6 +89,9 @@ func (c *NodeConfig) setDefaults() {
 
 func (c *NodeConfig) check() error {
 	c.setDefaults()
+	if c.HeartbeatInterval < 0 {
+		return &ConfigError{"HeartbeatInterval", "expected more than 0"}
+	}
 	if c.Recovery != nil {
 		r := *c.Recovery
 		r.setDefaults()

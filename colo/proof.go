@@ -30,14 +30,23 @@ func (m *machine) proven(ctx context.Context) error {
 }
 
 // catchUp takes over the generation that the peer has noted when it gave way to the copy here, if this node did not hear its answer: a handover may have been
-// quicker. With an arbiter only its word makes a generation.
+// quicker. It is the one that was asked for, the next; a record that is farther behind is an old one, as of a host that was restored. With an arbiter only its word
+// makes a generation.
 func (m *machine) catchUp(ctx context.Context, peer Peer) error {
+	if m.n.cfg.Arbiter != nil {
+		return nil
+	}
+	done, err := m.ask(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	rec, _ := m.info()
-	if m.n.cfg.Arbiter != nil || !aloneIn(rec, m.n.cfg.Name) {
+	if !aloneIn(rec, m.n.cfg.Name) {
 		return nil
 	}
 	there, err := peer.Inquire(ctx, m.name)
-	if err != nil || there.Running || there.Generation <= rec.Generation || !slices.Equal(there.Members, rec.Members) {
+	if err != nil || there.Running || there.Generation != rec.Generation+1 || !slices.Equal(there.Members, rec.Members) {
 		return nil //nolint:nilerr // it doesn't know the VM, or says what it has against it when it is asked to be the standby
 	}
 	return m.updateNow(ctx, setRecord(there.Generation, there.Members))

@@ -258,7 +258,7 @@ func (c *qemuCopy) ticks(t *beat) bool {
 // QEMU waits for it; a QEMU that does not even answer out of band is itself the one that stands still.
 func (c *qemuCopy) watch() {
 	hang := c.l.cfg.HangTimeout
-	tick := newBeat(c.l.cfg.Beat, min(hang/8, 2*c.l.cfg.HeartbeatInterval))
+	tick := newBeat(c.l.cfg.Beat, min(hang/8, 2*c.l.cfg.HeartbeatInterval, 200*time.Millisecond))
 	defer tick.Stop()
 	var (
 		asked   time.Time // the open question

@@ -98,7 +98,7 @@ func (have inventory) remove(ctx context.Context, c *qmp.Client, parts []part) e
 	return errors.Join(errs...)
 }
 
-// comparerRest is how long a comparer is left alone before it is removed: longer than the scan cycles that are used, and than packets take that are on their way to it.
+// comparerRest is how long a comparer is left alone before it is removed: longer than the usual scan cycles, and than packets take that are on their way to it.
 const comparerRest = 60 * time.Millisecond
 
 // quiet lets QEMU's comparers come to rest before they are removed. Each has a thread of its own, and QEMU's removal doesn't wait for that to be done with a packet, or
@@ -106,20 +106,25 @@ const comparerRest = 60 * time.Millisecond
 // and don't look at old packets for an hour.
 func (have inventory) quiet(ctx context.Context, c *qmp.Client, parts []part) error {
 	var errs []error
+	rest := comparerRest
 	found := false
 	for _, p := range parts {
 		if p.kind == "colo-compare" && have.objects[p.id] {
 			found = true
+			var cycle int64 // milliseconds; it counts until the comparer has looked once more
+			if c.QOMGet(ctx, "/objects/"+p.id, "expired_scan_cycle", &cycle) == nil {
+				rest = max(rest, min(time.Duration(cycle)*time.Millisecond+comparerRest/2, time.Second))
+			}
 			errs = append(errs, c.QOMSet(ctx, "/objects/"+p.id, "expired_scan_cycle", time.Hour.Milliseconds()))
 		}
 	}
 	if !found {
 		return nil
 	}
-	rest := time.NewTimer(comparerRest) // QEMU has no event for it
-	defer rest.Stop()
+	t := time.NewTimer(rest) // QEMU has no event for it
+	defer t.Stop()
 	select {
-	case <-rest.C:
+	case <-t.C:
 	case <-ctx.Done():
 	}
 	return errors.Join(errs...)

@@ -73,6 +73,12 @@ var guards = []guard{
 		[]uint64{Unarbitrated + 3, Unarbitrated + 52},
 	},
 	{
+		"without an arbiter a record of the peer's that names this node alone is caught up with",
+		[]change{{"proof.go", "if err != nil || there.Running ||", "if OFF || err != nil || there.Running ||"}},
+		nil, false,
+		[]uint64{2305843009213771291},
+	},
+	{
 		"without an arbiter the peer's record is asked for",
 		[]change{
 			{

@@ -41,7 +41,7 @@ func (p *page) resolve(r arbiter.Record) {
 
 // learn takes what the seat held, at a later moment than what is known.
 func (p *page) learn(s sight) {
-	if s.Since != p.Seat.Since {
+	if s.Since > p.Seat.Since {
 		p.Pending = nil // the seat doesn't take them any more
 	}
 	p.Seat = s

@@ -246,7 +246,7 @@ func (p *Pair) ask(ctx context.Context, vm string, pg *page, req request) (ans a
 			arbiter.ErrNoRecord, p.svc[i].name(), ans.Version, ans.Tenure, vm, pg.Seat.Version, pg.Seat.Tenure)
 	}
 	pg.learn(sightOf(ans))
-	if fresh || before.Seat.older(pg.Seat) || len(before.Pending) != len(pg.Pending) {
+	if fresh || before.Seat.older(pg.Seat) || before.Seat.Since != pg.Seat.Since || len(before.Pending) != len(pg.Pending) {
 		if err := p.save(vm, *pg); err != nil {
 			return answer{}, false, err
 		}
