@@ -25,9 +25,7 @@ type BackupOptions struct {
 	// Since is the ID of an earlier backup: only what was written since is copied. Empty copies all.
 	Since string
 	// Targets are qcow2 images by disk, made by [Images.CreateBackup].
-	Targets map[string]string
-	// Server, if not nil, is an NBD server that is written to instead: it has an export for each disk, of its name and size.
-	Server     *Address
+	Targets    map[string]string
 	Speed      int64 // bytes a second for each disk; 0 is no limit
 	OnProgress func(done, total int64)
 }
@@ -75,7 +73,7 @@ func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (
 		}
 	}()
 	for _, d := range disks {
-		if err := c.BlockdevAdd(ctx, o.target(d)); err != nil {
+		if err := c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name])); err != nil {
 			return err
 		}
 	}
@@ -102,15 +100,6 @@ func (o BackupOptions) actions(d Disk) []action {
 		begin = append(begin, action{"block-dirty-bitmap-add", qmp.BlockDirtyBitmapAdd{Node: d.colo(), Name: backupBitmap(o.ID), Granularity: granularity}})
 	}
 	return begin
-}
-
-func (o BackupOptions) target(d Disk) any {
-	if o.Server == nil {
-		return backupTargetNode(d, o.Targets[d.Name])
-	}
-	n := targetNode(d, *o.Server, int(answerWithin.Seconds()))
-	n.NodeName = d.backupTarget()
-	return n
 }
 
 // backupTargetNode doesn't open what the image is based on: only whole clusters

@@ -1,16 +1,13 @@
 package colo
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -39,9 +36,7 @@ type Manifest struct {
 
 // BackupOptions tunes Backup.
 type BackupOptions struct {
-	// Dir is the backup's folder, absolute, on this node, which is made; or nbd://HOST:PORT of a server that has an export of each disk's name and size. What goes there is not
-	// encrypted, and it is no backup that another one could be based on, or that Restore reads.
-	Dir   string `json:"dir"`
+	Dir   string `json:"dir"`             // of the backup, absolute, on this node; it is made
 	Since string `json:"since,omitempty"` // folder of an earlier backup by this node: only what was written since is copied
 	Limit int64  `json:"limit,omitempty"` // bytes a second for each disk; 0 is none
 }
@@ -59,28 +54,6 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 	defer done()
 	rec, spec := m.info()
 	out := Manifest{VM: vm, Node: n.cfg.Name, ID: strings.ToLower(rand.Text()), Generation: rec.Generation, Spec: string(rec.Spec)}
-	server, err := nbdServer(o)
-	if err != nil {
-		return Manifest{}, err
-	}
-	if server != nil {
-		out.ID = ""
-	}
-	copied := func() {
-		m.emit(Event{Kind: "backup", State: m.State(), Text: fmt.Sprintf("%d bytes to %s", out.Bytes, o.Dir), Fields: map[string]any{"dir": o.Dir, "bytes": out.Bytes}})
-	}
-	options := blockrepl.BackupOptions{ID: out.ID, Server: server, Speed: o.Limit, OnProgress: func(done, total int64) {
-		out.Bytes = total
-		m.tellBackup("making a backup", done, total)
-	}}
-	if server != nil {
-		out.Time = time.Now().UTC()
-		if err := c.Backup(ctx, options); err != nil {
-			return Manifest{}, err
-		}
-		copied()
-		return out, nil
-	}
 	since := ""
 	if o.Since != "" {
 		base, err := baseOf(vm, o.Since)
@@ -100,19 +73,23 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 			err = errors.Join(err, os.RemoveAll(o.Dir))
 		}
 	}()
-	options.Since, options.Targets = since, map[string]string{}
+	targets := map[string]string{}
 	for _, d := range spec.mirrored() {
-		options.Targets[d.Name] = filepath.Join(o.Dir, d.Name+".qcow2")
+		targets[d.Name] = filepath.Join(o.Dir, d.Name+".qcow2")
 		base := ""
 		if since != "" {
 			base = filepath.Join(o.Since, d.Name+".qcow2")
 		}
-		if err := n.images().CreateBackup(ctx, options.Targets[d.Name], int64(d.Size), base); err != nil {
+		if err := n.images().CreateBackup(ctx, targets[d.Name], int64(d.Size), base); err != nil {
 			return Manifest{}, err
 		}
 	}
 	out.Time = time.Now().UTC()
-	if err = c.Backup(ctx, options); err != nil {
+	err = c.Backup(ctx, blockrepl.BackupOptions{ID: out.ID, Since: since, Targets: targets, Speed: o.Limit, OnProgress: func(done, total int64) {
+		out.Bytes = total
+		m.tellBackup("making a backup", done, total)
+	}})
+	if err != nil {
 		if errors.Is(err, blockrepl.ErrNoBitmap) {
 			err = fmt.Errorf("%w: the VM was started or has failed over since, or a newer backup was made: make one without --since", err)
 		}
@@ -125,33 +102,8 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 	if err == nil {
 		err = flushFolder(o.Dir)
 	}
-	copied()
+	m.emit(Event{Kind: "backup", State: m.State(), Text: fmt.Sprintf("%d bytes to %s", out.Bytes, o.Dir), Fields: map[string]any{"dir": o.Dir, "bytes": out.Bytes}})
 	return out, err
-}
-
-// nbdPort is where NBD servers listen.
-const nbdPort = "10809"
-
-// nbdServer is the server that a backup goes to; nil if it goes to a folder.
-func nbdServer(o BackupOptions) (*blockrepl.Address, error) {
-	if !strings.Contains(o.Dir, "://") {
-		return nil, nil //nolint:nilnil // no server
-	}
-	bad := func() (*blockrepl.Address, error) {
-		return nil, fmt.Errorf("target %q: expected a folder on the node, or nbd://HOST:PORT", o.Dir)
-	}
-	u, err := url.Parse(o.Dir)
-	if err != nil || u.Scheme != "nbd" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return bad()
-	}
-	port, err := strconv.Atoi(cmp.Or(u.Port(), nbdPort))
-	if err != nil || port < 1 || port > 65535 {
-		return bad()
-	}
-	if o.Since != "" {
-		return nil, fmt.Errorf("a backup to %s can't be based on another one: it has no folder", o.Dir)
-	}
-	return &blockrepl.Address{Host: u.Hostname(), Port: port}, nil
 }
 
 // beginBackup keeps away what would change the VM's disks, or take them for itself, until done is called: resyncs of a VM that runs here, and everything of
@@ -194,9 +146,6 @@ func (n *Node) CheckBackup(vm string, o BackupOptions) error {
 		return err
 	}
 	if _, err := m.copyable(""); err != nil {
-		return err
-	}
-	if server, err := nbdServer(o); err != nil || server != nil {
 		return err
 	}
 	if _, err := baseOf(vm, o.Since); err != nil {

@@ -56,27 +56,3 @@ func TestExportOfStopped(t *testing.T) {
 	}
 	must(t, n1.Start(ctx, "web"))
 }
-
-// TestBackupTarget: a backup goes to a folder or to an NBD server, and what is neither is refused before anything is made.
-func TestBackupTarget(t *testing.T) {
-	t.Parallel()
-	p := newBare(t)
-	ctx, n1 := t.Context(), p.nodes["n1"]
-	must(t, os.WriteFile(filepath.Join(p.dir, "vda.raw"), nil, 0o600))
-	must(t, n1.Create(ctx, &colo.Spec{Name: "web", Memory: 64 << 20, Disks: []colo.DiskSpec{{Name: "vda", File: "vda.raw", Size: 1 << 20}}}))
-	must(t, n1.Start(ctx, "web"))
-	for dir, ok := range map[string]bool{
-		"nbd://192.0.2.1": true, "nbd://192.0.2.1:1": true, "nbd://[2001:db8::1]:10809/": true,
-		"nbd://": false, "nbd://192.0.2.1:99999": false, "nbd://192.0.2.1/vda": false, "http://192.0.2.1": false, "nbd://me@192.0.2.1": false, "folder": false,
-	} {
-		if err := n1.CheckBackup("web", colo.BackupOptions{Dir: dir}); (err == nil) != ok {
-			t.Errorf("%s: %v", dir, err)
-		}
-		if _, err := n1.Backup(ctx, "web", colo.BackupOptions{Dir: dir}); !ok && err == nil {
-			t.Errorf("%s: a backup was made", dir)
-		}
-	}
-	if err := n1.CheckBackup("web", colo.BackupOptions{Dir: "nbd://192.0.2.1", Since: "/backup/monday"}); err == nil {
-		t.Error("a backup to a server since an earlier one")
-	}
-}

@@ -163,7 +163,7 @@ func (c *qemuCopy) Local(ctx context.Context) (blockrepl.Sums, func(context.Cont
 }
 
 func (c *qemuCopy) Backup(ctx context.Context, o blockrepl.BackupOptions) error {
-	disks := slices.DeleteFunc(slices.Clone(c.disks), func(d blockrepl.Disk) bool { return o.Server == nil && o.Targets[d.Name] == "" })
+	disks := slices.DeleteFunc(slices.Clone(c.disks), func(d blockrepl.Disk) bool { return o.Targets[d.Name] == "" })
 	return blockrepl.Backup(ctx, c.main, disks, o)
 }
 
