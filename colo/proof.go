@@ -46,7 +46,7 @@ func (m *machine) catchUp(ctx context.Context, peer Peer) error {
 		return nil
 	}
 	there, err := peer.Inquire(ctx, m.name)
-	if err != nil || there.Running || there.Generation != rec.Generation+1 || !slices.Equal(there.Members, rec.Members) {
+	if err != nil || there.Generation != rec.Generation+1 || !slices.Equal(there.Members, rec.Members) {
 		return nil //nolint:nilerr // it doesn't know the VM, or says what it has against it when it is asked to be the standby
 	}
 	return m.updateNow(ctx, setRecord(there.Generation, there.Members))

@@ -74,7 +74,7 @@ var guards = []guard{
 	},
 	{
 		"without an arbiter a record of the peer's that names this node alone is caught up with",
-		[]change{{"proof.go", "if err != nil || there.Running ||", "if OFF || err != nil || there.Running ||"}},
+		[]change{{"proof.go", "if err != nil || there.Generation != rec.Generation+1", "if OFF || err != nil || there.Generation != rec.Generation+1"}},
 		nil, false,
 		[]uint64{2305843009213771291},
 	},
