@@ -37,18 +37,16 @@ func (im Images) Create(ctx context.Context, d Disk) error {
 	if err := Validate([]Disk{d}); err != nil {
 		return err
 	}
-	if strings.HasPrefix(filepath.Clean(d.Path), "/dev/") { // a file there would be gone at the next boot
-		return d.fault(ErrMissing, "there is no such device", "make the volume first, for example with lvcreate")
+	if err := d.noDevice(); err != nil {
+		return err
 	}
 	// qemu-img would truncate what is there, so the name is taken first.
 	f, err := os.OpenFile(d.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return d.fault(ErrExists, "", "remove it if nobody needs it, or use it as it is")
-	case errors.Is(err, fs.ErrNotExist):
-		return d.fault(err, "", "make its folder, or mount what belongs there")
 	case err != nil:
-		return d.fault(err, "", "")
+		return d.folderFault(err)
 	}
 	_ = f.Close()
 	if err := im.create(ctx, d.Path, d.Format, d.Size); err != nil {
@@ -66,16 +64,29 @@ func (im Images) Creatable(d Disk) error {
 	if _, err := os.Lstat(d.Path); err == nil {
 		return d.fault(ErrExists, "", "remove it if nobody needs it, or choose another name")
 	}
-	folder := filepath.Dir(filepath.Clean(d.Path))
-	switch err := unix.Access(folder, unix.W_OK); {
-	case folder == "/dev" || strings.HasPrefix(folder, "/dev/"):
-		return d.fault(ErrMissing, "there is no such device", "make the volume first, for example with lvcreate")
-	case errors.Is(err, fs.ErrNotExist):
-		return d.fault(err, "", "make its folder, or mount what belongs there")
-	case err != nil:
-		return d.fault(err, "", "")
+	if err := d.noDevice(); err != nil {
+		return err
+	}
+	if err := unix.Access(filepath.Dir(d.Path), unix.W_OK); err != nil {
+		return d.folderFault(err)
 	}
 	return nil
+}
+
+// noDevice refuses to make a file where devices are, which would be gone at the next boot.
+func (d Disk) noDevice() error {
+	if !strings.HasPrefix(filepath.Clean(d.Path), "/dev/") {
+		return nil
+	}
+	return d.fault(ErrMissing, "there is no such device", "make the volume first, for example with lvcreate")
+}
+
+// folderFault is why nothing can be made in the image's folder.
+func (d Disk) folderFault(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.fault(err, "", "make its folder, or mount what belongs there")
+	}
+	return d.fault(err, "", "")
 }
 
 func (im Images) create(ctx context.Context, path, format string, size int64) error {

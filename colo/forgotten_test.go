@@ -19,12 +19,7 @@ func TestForgottenStandby(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts QEMU")
 	}
-	var cfg colo.NodeConfig
-	p := pairtest.New(t, pairtest.Options{Configure: func(c *colo.NodeConfig) {
-		if c.Name == "n2" {
-			cfg = *c
-		}
-	}})
+	p, cfg := pairAnd(t, "n2")
 	ctx := t.Context()
 	spec, _, err := p.Nodes["n1"].Spec(pairtest.VM)
 	must(t, err)

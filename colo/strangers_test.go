@@ -18,12 +18,7 @@ func TestLostRecords(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts QEMU")
 	}
-	var cfg colo.NodeConfig
-	p := pairtest.New(t, pairtest.Options{Configure: func(c *colo.NodeConfig) {
-		if c.Name == "n1" {
-			cfg = *c
-		}
-	}})
+	p, cfg := pairAnd(t, "n1")
 	must(t, p.Nodes["n1"].Start(t.Context(), pairtest.VM))
 	pid := p.Status("n1").PID
 	must(t, p.Nodes["n1"].Close())
@@ -54,4 +49,15 @@ func readFile(t *testing.T, path string) string {
 	text, err := os.ReadFile(path)
 	must(t, err)
 	return string(text)
+}
+
+// pairAnd is a pair, and the configuration of one of its nodes.
+func pairAnd(t *testing.T, node string) (p *pairtest.Pair, cfg colo.NodeConfig) {
+	t.Helper()
+	p = pairtest.New(t, pairtest.Options{Configure: func(c *colo.NodeConfig) {
+		if c.Name == node {
+			cfg = *c
+		}
+	}})
+	return p, cfg
 }

@@ -106,11 +106,10 @@ const comparerRest = 60 * time.Millisecond
 // and don't look at old packets for an hour.
 func (have inventory) quiet(ctx context.Context, c *qmp.Client, parts []part) error {
 	var errs []error
-	rest := comparerRest
-	found := false
+	var rest time.Duration // 0: there is none
 	for _, p := range parts {
 		if p.kind == "colo-compare" && have.objects[p.id] {
-			found = true
+			rest = max(rest, comparerRest)
 			var cycle int64 // milliseconds; it counts until the comparer has looked once more
 			if c.QOMGet(ctx, "/objects/"+p.id, "expired_scan_cycle", &cycle) == nil {
 				rest = max(rest, min(time.Duration(cycle)*time.Millisecond+comparerRest/2, time.Second))
@@ -118,7 +117,7 @@ func (have inventory) quiet(ctx context.Context, c *qmp.Client, parts []part) er
 			errs = append(errs, c.QOMSet(ctx, "/objects/"+p.id, "expired_scan_cycle", time.Hour.Milliseconds()))
 		}
 	}
-	if !found {
+	if rest == 0 {
 		return nil
 	}
 	t := time.NewTimer(rest) // QEMU has no event for it

@@ -281,7 +281,6 @@ func (m *Monitor) send(out []outgoing) {
 		// A socket's full buffer must not hold up the other paths.
 		_ = o.conn.SetWriteDeadline(time.Now().Add(m.cfg.Interval / 4))
 		_, err := o.conn.WriteTo(o.b, o.path.dst)
-		_ = o.conn.SetWriteDeadline(time.Time{}) // or it would wake the process later
 		m.mu.Lock()
 		if err != nil {
 			o.path.n.SendErrors++
