@@ -185,18 +185,33 @@ func (m *machine) renew(ctx context.Context) {
 	}
 }
 
-// leases renews the leases of all VMs for as long as the node works.
+// onConfirmed lets the leases be renewed.
+func (n *Node) onConfirmed() {
+	select {
+	case n.confirmed <- struct{}{}:
+	default:
+	}
+}
+
+// leases renews the leases of all VMs for as long as the node works: when a heartbeat has been confirmed, which is what makes them longer, and a little more than an interval
+// after the last time otherwise. More often than twice an interval is of no use.
 func (n *Node) leases() {
-	// A little after the heartbeats: what a peer has said at the same moment, that it has heard the one before, makes the lease longer by an interval.
-	tick := newBeat(n.cfg.Beat.Add(n.cfg.HeartbeatInterval/10), n.cfg.HeartbeatInterval)
-	defer tick.Stop()
+	interval := n.cfg.HeartbeatInterval
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	var last time.Time
 	for {
 		select {
-		case <-tick.C:
-			tick.Next()
+		case <-n.confirmed:
+			if time.Since(last) < interval/2 {
+				continue
+			}
+		case <-wait.C:
 		case <-n.ctx.Done():
 			return
 		}
+		last = time.Now()
+		wait.Reset(interval + interval/4)
 		for _, m := range n.all() {
 			m.renew(n.ctx)
 		}

@@ -144,6 +144,7 @@ type Node struct {
 	began    time.Time
 	queue    *queue
 	loaded   chan struct{} // closed when all VMs that the store remembers are there
+	confirmed   chan struct{} // a peer has told that it heard a newer heartbeat: leases can be made longer
 	// leasedAfter is how long after began the leases of all VMs were last looked after, in nanoseconds.
 	leasedAfter atomic.Int64
 
@@ -179,7 +180,7 @@ func NewNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now(), queue: &queue{limits: cfg.Resync}, loaded: make(chan struct{})}
+	n := &Node{cfg: cfg, launcher: cfg.Launcher, events: newBus(), machines: map[string]*machine{}, making: map[string]struct{}{}, began: time.Now(), queue: &queue{limits: cfg.Resync}, loaded: make(chan struct{}), confirmed: make(chan struct{}, 1)}
 	if n.launcher == nil {
 		l, err := newLauncher(ctx, cfg)
 		if err == nil {
@@ -256,7 +257,7 @@ func (n *Node) Connect(peer Peer, info NodeInfo) error {
 	}
 	mon, err := heartbeat.New(heartbeat.Config{
 		Node: n.cfg.Name, Peer: info.Name, Key: n.cfg.HeartbeatKey, Paths: paths, Interval: n.cfg.HeartbeatInterval, Timeout: n.cfg.HeartbeatTimeout, Beat: n.cfg.Beat,
-		ListenPacket: n.cfg.ListenPacket,
+		ListenPacket: n.cfg.ListenPacket, OnConfirmed: n.onConfirmed,
 	})
 	if err != nil {
 		return err

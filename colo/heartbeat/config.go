@@ -47,6 +47,8 @@ type Config struct {
 	Interval time.Duration
 	// Beat makes the datagrams at rest leave at whole intervals after this moment, together with what else the process does then. Default: an interval after the last.
 	Beat time.Time
+	// OnConfirmed, if set, is called when the peer has told that it heard a newer datagram than before ([Status].Confirmed). What it does delays the next heartbeat.
+	OnConfirmed func()
 	// Timeout after which a silent path is down. At least three intervals. Both nodes should have the same. Default: DefaultTimeout.
 	Timeout time.Duration
 	// Incarnation must never be used twice. Default: a random number.

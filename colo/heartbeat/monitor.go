@@ -58,17 +58,25 @@ func (m *Monitor) Status() Status {
 }
 
 func (m *Monitor) status() Status {
-	s := Status{Peer: m.cfg.Peer, State: m.state, Since: m.since, Incarnation: m.incarnation, Stalls: m.stalls}
+	s := Status{Peer: m.cfg.Peer, State: m.state, Since: m.since, Incarnation: m.incarnation, Stalls: m.stalls, Confirmed: m.confirmed()}
 	for _, p := range m.paths {
 		s.Paths = append(s.Paths, p.status())
 		if p.lastHeard.After(s.LastHeard) {
 			s.LastHeard = p.lastHeard
 		}
-		if p.confirmed.After(s.Confirmed) {
-			s.Confirmed = p.confirmed
-		}
 	}
 	return s
+}
+
+// confirmed is when the newest datagram went that the peer says it has heard, on any path.
+func (m *Monitor) confirmed() time.Time {
+	var last time.Time
+	for _, p := range m.paths {
+		if p.confirmed.After(last) {
+			last = p.confirmed
+		}
+	}
+	return last
 }
 
 // Subscribe delivers all events from now on. Ask for the Status after it, not before, so that nothing falls between. buffer is how many events
@@ -133,6 +141,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 func (m *Monitor) loop(ctx context.Context, in <-chan arrival) {
 	due := time.Now()
+	var confirmed time.Time
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -169,8 +178,15 @@ func (m *Monitor) loop(ctx context.Context, in <-chan arrival) {
 		// The loop runs at least once an interval, so that it notices when it didn't. Measured from before the
 		// sending: a write that blocks is a stall as well.
 		due = m.due(now)
+		heard := m.confirmed()
 		m.mu.Unlock()
 		m.send(out)
+		if heard.After(confirmed) {
+			confirmed = heard
+			if m.cfg.OnConfirmed != nil {
+				m.cfg.OnConfirmed()
+			}
+		}
 		timer.Reset(time.Until(due))
 	}
 }

@@ -35,6 +35,47 @@ func TestFindsPeerWithinARoundTrip(t *testing.T) {
 	})
 }
 
+// The moment to make a lease longer: it is told once for each heartbeat that the peer has heard, also when both nodes send theirs at the same moments, and then what was
+// confirmed is no older than an interval and the way there and back.
+func TestConfirmationsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const delay = 2 * time.Millisecond
+		n := heartbeattest.New(1)
+		for i := range 2 {
+			n.SetBoth(host(i, "a"), host(i, "b"), heartbeattest.Quality{Delay: delay})
+		}
+		beat := time.Now()
+		var told int
+		var oldest time.Duration
+		var a *side
+		a = newSide(t, n, "a", 2, func(c *heartbeat.Config) {
+			c.Beat = beat
+			c.OnConfirmed = func() { told, oldest = told+1, max(oldest, time.Since(a.m.Status().Confirmed)) }
+		})
+		newSide(t, n, "b", 2, func(c *heartbeat.Config) { c.Beat = beat })
+		time.Sleep(2*interval + interval/2)
+		synctest.Wait()
+		told, oldest = 0, 0
+		time.Sleep(100 * interval)
+		synctest.Wait()
+		if told != 100 {
+			t.Errorf("told %d times in 100 intervals", told)
+		}
+		if oldest > interval+2*delay {
+			t.Errorf("what was confirmed was %v old", oldest)
+		}
+		cutAll(n, 2, true)
+		time.Sleep(10 * delay)
+		synctest.Wait()
+		told = 0
+		time.Sleep(10 * interval)
+		synctest.Wait()
+		if told != 0 {
+			t.Errorf("told %d times while nothing came", told)
+		}
+	})
+}
+
 // A host that dies is noticed within timeout + interval, whatever the moment, and not before timeout - interval.
 func TestSilentHostIsNoticedInTime(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
