@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
 )
 
 // arbiterTimeout bounds one question to the arbiter.
@@ -92,6 +93,42 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 		return got, fmt.Errorf("%w: generation %d belongs to %v", errLost, got.Generation, got.Members)
 	}
 	return got, fmt.Errorf("the arbiter answered %s to %s", got, next)
+}
+
+// advanceAnew takes one more generation for this copy alone: a sign that it is about to go on although the state folder hasn't taken the note of it. See [hidden].
+func (m *machine) advanceAnew(ctx context.Context) error {
+	done, err := m.ask(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	me := []string{m.n.cfg.Name}
+	if _, err := m.advanceHeld(ctx, me); err != nil { // up to what this node knows
+		return err
+	}
+	rec, _ := m.info()
+	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: me, By: me[0]}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
+	defer cancel()
+	got, err := m.n.cfg.Arbiter.Advance(ctx, next)
+	if err != nil {
+		return err
+	}
+	m.update(setRecord(got.Generation, got.Members))
+	if !slices.Equal(got.Normal().Members, me) {
+		return fmt.Errorf("%w: generation %d belongs to %v", errLost, got.Generation, got.Members)
+	}
+	return nil
+}
+
+// hidden says whether a copy that was a secondary here may have gone on without a note of it in rec: the arbiter, which holds held, was told so by one more generation
+// than winning takes. The disks here then lack what was in that copy's overlays.
+func hidden(rec state.VM, held arbiter.Record, me string) bool {
+	won := rec.Generation
+	if !aloneIn(rec, me) {
+		won++
+	}
+	return rec.Role == state.RoleSecondary && held.By == me && slices.Equal(held.Normal().Members, []string{me}) && held.Generation > won
 }
 
 // arbiterAnswers finds out, before something is begun that needs it, whether the arbiter can be asked.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
 )
 
 // nobodyRuns keeps a node from starting a copy of its own while the other current one runs: the arbiter would let it, as both are current. A peer
@@ -67,11 +68,16 @@ func (m *machine) claimStart(ctx context.Context) error {
 		}
 		return fmt.Errorf("%w: at generation %d the copy on another node of %v may have gone on: %w", ErrNotCurrent, rec.Generation, rec.Members, ErrNoArbiter)
 	}
+	if rec.Role == state.RoleSecondary {
+		if held, err := m.held(ctx); err == nil && hidden(rec, held, me) {
+			return fmt.Errorf("%w: the copy here went on in generation %d without a note in the state folder: its disks lack what it wrote: %w", ErrNotCurrent, held.Generation, errLost)
+		}
+	}
 	_, err := m.advance(ctx, []string{me})
 	switch {
 	case errors.Is(err, errLost):
 		return fmt.Errorf("%w: %w", ErrNotCurrent, err)
-	case errors.Is(err, arbiter.ErrUnreachable) && aloneIn(rec, me):
+	case errors.Is(err, arbiter.ErrUnreachable) && aloneIn(rec, me) && rec.Role != state.RoleSecondary: // of which the arbiter may know that it has gone on
 		return nil // nobody else could have advanced it
 	}
 	return err

@@ -114,6 +114,12 @@ var coldTable = []coldRow{
 		coldHold, say("the arbiter has no record of a VM of which generation %d belongs to this node alone: if it has lost its memory, or is a new one, coloctl vm restore-record", ownGen)},
 	{"the arbiter has no record", func(f coldFacts) bool { return f.answer == emptyArbiter },
 		coldHold, say("the arbiter has no record of a VM that is at generation %d here: it has lost its memory or is the wrong one", ownGen)},
+	{"a secondary here went on without a note in the state folder", func(f coldFacts) bool {
+		return f.answer == arbiterHolds && hidden(f.rec, f.held, f.me)
+	}, coldHold, say("the copy here went on in generation %d while the state folder could not be written: its disks lack what it wrote: it needs a person who accepts the loss", heldGen)},
+	{"a secondary here had won, and the arbiter is silent about what came of it", func(f coldFacts) bool {
+		return f.answer == silentArbiter && alone(f) && f.rec.Role == state.RoleSecondary
+	}, coldHold, say("generation %d belongs to this node alone, but the arbiter, which may know that its copy went on, does not answer", ownGen)},
 	{"nobody else may go on, by this node's record", alone,
 		coldStart, say("generation %d belongs to this node alone", ownGen)},
 	{"nobody else may go on, by the arbiter's record", func(f coldFacts) bool {

@@ -50,6 +50,11 @@ func (m *machine) endJob(ctx context.Context, msg *message) bool {
 	follow, plan := *m.following, m.nextPlan
 	m.following = nil
 	m.start(ctx, plan, follow)
+	waiting := m.waiting
+	m.waiting = nil
+	for _, msg := range waiting {
+		m.handle(ctx, msg)
+	}
 	return true
 }
 

@@ -25,6 +25,7 @@ type machine struct {
 	job       *job
 	following *message // what asked for the plan that starts when the running one has ended
 	nextPlan  PlanKind
+	waiting   []message   // requests that came while the end of a copy was the plan to follow: nothing takes its place
 	resumed   atomic.Bool // what runs here is known
 	settling  atomic.Bool // the arbiter is being told what was decided without it
 	ceding    atomic.Bool // the VM is being handed to the peer, whose disks are newer
@@ -151,6 +152,10 @@ func (m *machine) handle(ctx context.Context, msg message) {
 	from := m.State()
 	if msg.reply != nil && m.job != nil && m.job.plan.Kind == planDelete { // nothing is begun any more, nor stored
 		msg.answer(fmt.Errorf("it is being deleted: %w", &UnexpectedEventError{VM: m.name, State: from, Event: msg.kind}))
+		return
+	}
+	if msg.reply != nil && m.following != nil && m.nextPlan == planFence {
+		m.waiting = append(m.waiting, msg)
 		return
 	}
 	if err := m.refused(msg.kind, msg.args); err != nil {

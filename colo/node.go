@@ -131,20 +131,20 @@ func (c *NodeConfig) check() error {
 
 // Node is one host's part of the system. It is made by [NewNode].
 type Node struct {
-	cfg      NodeConfig
-	launcher Launcher
-	qemu     string // version
-	events   *bus
-	ledger   *ledger
-	media    mediaCache
-	ctx      context.Context
-	stop     context.CancelCauseFunc
-	wg       sync.WaitGroup
-	woke     atomic.Pointer[time.Time] // when this node last found that it had been stalled; nil: never
-	began    time.Time
-	queue    *queue
-	loaded   chan struct{} // closed when all VMs that the store remembers are there
-	confirmed   chan struct{} // a peer has told that it heard a newer heartbeat: leases can be made longer
+	cfg       NodeConfig
+	launcher  Launcher
+	qemu      string // version
+	events    *bus
+	ledger    *ledger
+	media     mediaCache
+	ctx       context.Context
+	stop      context.CancelCauseFunc
+	wg        sync.WaitGroup
+	woke      atomic.Pointer[time.Time] // when this node last found that it had been stalled; nil: never
+	began     time.Time
+	queue     *queue
+	loaded    chan struct{} // closed when all VMs that the store remembers are there
+	confirmed chan struct{} // a peer has told that it heard a newer heartbeat: leases can be made longer
 	// leasedAfter is how long after began the leases of all VMs were last looked after, in nanoseconds.
 	leasedAfter atomic.Int64
 

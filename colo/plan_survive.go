@@ -8,7 +8,7 @@ import (
 	"github.com/coloctl/coloctl/state"
 )
 
-// noteTimeout is how long a failover waits for this node's own disk. Silence would be worse than what the note protects from.
+// noteTimeout is how long a failover waits for this node's own disk before it tells the arbiter instead.
 const noteTimeout = time.Second
 
 // survivePlan turns the copy that may go on into a lone one and lets it speak.
@@ -40,20 +40,7 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 				m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
 				return c.Promote(ctx)
 			}},
-			{Name: "note that the disks alone are incomplete", Do: func(ctx context.Context) error {
-				select {
-				case err := <-noted:
-					if err != nil { // silence would be worse than what the note protects from
-						m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder can't be written", "err", err)
-					}
-					return nil
-				case <-time.After(noteTimeout):
-					m.log.Error("the state folder's disk is slow: a crash of this host in the next moments may go unnoticed")
-					return nil
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			}},
+			{Name: "note that the disks alone are incomplete", Do: func(ctx context.Context) error { return m.noteIncomplete(ctx, noted) }},
 			{Name: "see that the primary is silent", Do: func(ctx context.Context) error {
 				if kind == planPromote {
 					return nil // it has handed over, and is dead
@@ -80,4 +67,46 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 		return nil
 	}})
 	return &Plan{Kind: kind, Steps: steps}
+}
+
+// noteIncomplete returns when it can't be forgotten any more, also not by a loss of power, that the disks here lack what this copy is about to write: noted tells of the
+// write to the state folder. While that takes too long, or fails, the arbiter is told, see [hidden]; one of the two has to be. Where there is no arbiter, or a person has
+// spoken, a state folder that can't be written doesn't keep the copy silent: that would be worse than what the note protects from.
+func (m *machine) noteIncomplete(ctx context.Context, noted <-chan error) error {
+	limit := time.NewTimer(noteTimeout)
+	defer limit.Stop()
+	forced := m.marked().forced
+	var failed error
+	for {
+		select {
+		case err := <-noted:
+			if err == nil {
+				return nil
+			}
+			failed, noted = err, nil // it is tried again, but nobody tells
+		case <-limit.C:
+			if failed != nil && m.n.ledger.lacks() == nil {
+				return nil // tried again, and written
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		switch {
+		case m.n.cfg.Arbiter != nil && !forced:
+			err := m.advanceAnew(ctx)
+			if err == nil || errors.Is(err, errLost) {
+				return err
+			}
+			m.log.Error("neither the state folder nor the arbiter takes the note that the disks here alone are incomplete: silent until one does", "err", errors.Join(failed, err))
+			limit.Reset(m.n.cfg.HeartbeatInterval)
+		case failed != nil:
+			m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder can't be written", "err", failed)
+			return nil
+		case forced:
+			m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder's disk is slow")
+			return nil
+		default:
+			m.log.Error("silent until the state folder takes the note that the disks here alone are incomplete: its disk is slow")
+		}
+	}
 }

@@ -3,6 +3,7 @@ package colo
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,6 +209,7 @@ func (m *machine) takeUp(ctx context.Context, c Copy, view View, rec state.VM) {
 	case view.Mode == "secondary":
 		goOn(Secondary, "", "the node was restarted")
 		m.n.wg.Go(func() { m.awaitCheckpoint(ctx, c) })
+		m.n.wg.Go(func() { m.recallWin(ctx, c) })
 	default:
 		goOn(Arbitrating, planClaim, "the node was restarted and can't tell whether this copy may go on")
 	}
@@ -235,5 +237,32 @@ func (m *machine) awaitCheckpoint(ctx context.Context, c Copy) {
 			m.post(message{kind: ChannelLost, text: "no checkpoint since the node's restart", copy: c})
 		}
 	case <-ctx.Done():
+	}
+}
+
+// recallWin asks the arbiter, until it answers, whether an earlier run of this node has won for the secondary that it found, and ended before it had noted so. The primary
+// would take itself for protected, and neither copy could go on after the loss of this one.
+func (m *machine) recallWin(ctx context.Context, c Copy) {
+	if m.n.cfg.Arbiter == nil {
+		return
+	}
+	for m.State() == Secondary && m.current() == c {
+		held, err := m.held(ctx)
+		rec, _ := m.info()
+		switch {
+		case err != nil:
+		case held.Generation > rec.Generation && slices.Equal(held.Normal().Members, []string{m.n.cfg.Name}):
+			m.post(message{kind: ChannelLost, text: fmt.Sprintf("the arbiter's generation %d belongs to this copy alone: an earlier run of this node has won, and was not heard", held.Generation), copy: c})
+			return
+		default:
+			return
+		}
+		select {
+		case <-time.After(reattachFirst):
+		case <-m.quit:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }

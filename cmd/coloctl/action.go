@@ -129,7 +129,7 @@ func (a action) run(cc *cli.Context, s *site) error {
 	}
 	if ask, named := a.question(cc); ask != "" && !cc.Bool("yes") {
 		if _, err := t.DryRun(ctx, vm, a.kind, body); err != nil { // nobody is asked about what is refused anyway
-			return a.refused(err, vm, t, halves)
+			return silence(attempt(err, a.kind, vm, t), vm, halves)
 		}
 		word := ""
 		if named {
@@ -141,14 +141,13 @@ func (a action) run(cc *cli.Context, s *site) error {
 	}
 	op, err := a.do(ctx, t, vm, body)
 	if err != nil {
-		return a.refused(err, vm, t, halves)
+		return silence(attempt(err, a.kind, vm, t), vm, halves)
 	}
-	return follow(cc, t, op)
+	return silence(follow(cc, t, op), vm, halves)
 }
 
-// refused is the error of a request, with what may be the reason when a node did not say how it stands there.
-func (a action) refused(err error, vm string, t *target, halves []half) error {
-	err = attempt(err, a.kind, vm, t)
+// silence adds to a refusal what may be its reason when a node did not say how it stands there.
+func silence(err error, vm string, halves []half) error {
 	if missing := both.Silent(halves); len(missing) > 0 && errors.As(err, new(*colo.UnexpectedEventError)) {
 		return &taskError{"", fmt.Errorf("%w; %s, which may run it, does not answer", err, strings.Join(missing, ", ")), "see: coloctl status " + vm}
 	}

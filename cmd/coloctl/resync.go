@@ -54,13 +54,13 @@ func resync(cc *cli.Context, s *site) error {
 	}
 	if cc.Bool("dry-run") {
 		if err := t.CheckTuneResync(cc.Context, vm, in); err != nil {
-			return action{kind: "resync"}.refused(err, vm, t, halves)
+			return silence(attempt(err, "resync", vm, t), vm, halves)
 		}
 		_, err := fmt.Fprintf(cc.App.Writer, "the resync of %s on %s would be changed\n", vm, t)
 		return err
 	}
 	if err := t.TuneResync(cc.Context, vm, in); err != nil {
-		return action{kind: "resync"}.refused(err, vm, t, halves)
+		return silence(attempt(err, "resync", vm, t), vm, halves)
 	}
 	return nil
 }

@@ -79,6 +79,18 @@ var guards = []guard{
 		[]uint64{2305843009213771291},
 	},
 	{
+		"a copy that must end is ended before anything else begins",
+		[]change{{"machine.go", "	if msg.reply != nil && m.following != nil && m.nextPlan == planFence {", "	if !OFF && msg.reply != nil && m.following != nil && m.nextPlan == planFence {"}},
+		nil, false,
+		[]uint64{1882585069259379},
+	},
+	{
+		"a secondary that an earlier run of the node has won for is found out",
+		[]change{{"resume.go", "		case held.Generation > rec.Generation && slices.Equal(", "		case !OFF && held.Generation > rec.Generation && slices.Equal("}},
+		nil, false,
+		[]uint64{1882584199991224},
+	},
+	{
 		"without an arbiter the peer's record is asked for",
 		[]change{
 			{
