@@ -226,7 +226,14 @@ func (m *machine) yield(ctx context.Context) error {
 	if len(was.Members) < 2 {
 		return nil
 	}
-	if err := m.updateNow(ctx, func(v *state.VM) { v.Members = []string{info.Name} }); err != nil {
+	members := func(names []string) func(v *state.VM) {
+		return func(v *state.VM) {
+			if v.Generation == was.Generation { // the peer may have counted this copy out meanwhile
+				v.Members = names
+			}
+		}
+	}
+	if err := m.updateNow(ctx, members([]string{info.Name})); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -235,6 +242,6 @@ func (m *machine) yield(ctx context.Context) error {
 	if err == nil || isUnreachable(err) {
 		return err
 	}
-	m.update(func(v *state.VM) { v.Members = was.Members })
+	m.update(members(was.Members))
 	return err
 }

@@ -22,7 +22,7 @@
 // still, links that are cut in one or both directions or lose datagrams, an arbiter out of reach or whose answers get lost, calls that are carried out twice
 // or long after their caller has given up, slow or failing operations, guests that switch themselves off, writes that fail on the primary's own half of the disk. Operators
 // start, stop, protect, unprotect, switch over, edit, delete, and vouch for the end of a host that they have powered off. In one of four histories the nodes act by themselves as
-// well ([colo.Recovery]). In one of four there is no arbiter: what then may go on is what is proven, and a person decides the rest as above. In one of eight the call that tells the peer that
+// well ([colo.Recovery]). In one of four there is no arbiter (see [Unarbitrated]): what then may go on is what is proven, and a person decides the rest as above. In one of eight the call that tells the peer that
 // its copy counts may get lost, and both hosts may come back from a loss of power without an arbiter. See [Later] and [Unarbitrated].
 //
 // COLO is modelled by what it promises: the primary's answers leave when the secondary has given the same one or at the end of a checkpoint; they are held

@@ -121,10 +121,15 @@ const (
 	Unarbitrated uint64 = 1 << 61 // with these too, and without an arbiter
 )
 
-// mixed makes some of the seeds that have none of these bits have the first. Those without an arbiter are played when they are asked for, as by
-// -sim.seed 2305843009213693952 (1 << 61): now and then one of them comes to no end, where nobody is told who may go on.
+// mixed makes some of the seeds that have none of these bits have one.
 func mixed(seed uint64) uint64 {
-	if seed < Unarbitrated && seed%8 == 5 {
+	if seed >= Unarbitrated {
+		return seed
+	}
+	switch seed % 8 {
+	case 3, 7:
+		seed |= Unarbitrated
+	case 5:
 		seed |= Later
 	}
 	return seed
