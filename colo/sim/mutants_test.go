@@ -217,12 +217,18 @@ var guards = []guard{
 		[]change{
 			{
 				"plans.go",
-				"	if err := m.updateNow(ctx, func(v *state.VM) { v.Members = []string{info.Name} }); err != nil {",
-				"	if OFF {\n\t} else if err := m.updateNow(ctx, func(v *state.VM) { v.Members = []string{info.Name} }); err != nil {",
+				"	if err := m.updateNow(ctx, members([]string{info.Name})); err != nil {",
+				"	if OFF {\n\t} else if err := m.updateNow(ctx, members([]string{info.Name})); err != nil {",
 			},
 		},
 		[]Kind{KillQEMU, PowerOff, KillDaemon, CutArbiters, Start}, false,
 		nil,
+	},
+	{
+		"a yield leaves alone what was noted meanwhile",
+		[]change{{"plans.go", "			if v.Generation == was.Generation {", "			if OFF || v.Generation == was.Generation {"}},
+		nil, false,
+		[]uint64{2305843009213706623},
 	},
 	{
 		"the peer counts only once COLO is proven",
