@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -24,8 +25,13 @@ type BackupOptions struct {
 	ID string // names this backup's bitmap: [a-z0-9-]{1,64}; empty if none will be based on it
 	// Since is the ID of an earlier backup: only what was written since is copied. Empty copies all.
 	Since string
-	// Targets are qcow2 images by disk, made by [Images.CreateBackup].
-	Targets    map[string]string
+	// Targets are qcow2 images by disk, made by [Images.CreateBackup]. With a Server they are scratch images, which keep what the guest overwrites
+	// meanwhile: their names are removed as soon as QEMU has them open, so that nothing of them is left whatever happens.
+	Targets map[string]string
+	// Server, if not nil, is what the disks are copied to. Since and ID mean nothing then.
+	Server *BackupServer
+	// Socket is the path of a unix socket that this QEMU may listen on meanwhile; for a Server only.
+	Socket     string
 	Speed      int64 // bytes a second for each disk; 0 is no limit
 	OnProgress func(done, total int64)
 }
@@ -59,6 +65,11 @@ func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (
 			return fmt.Errorf("%w of what was written to disk %s since backup %s", ErrNoBitmap, d.Name, o.Since)
 		}
 	}
+	exports, err := o.openExports(ctx, disks)
+	if err != nil {
+		return err
+	}
+	defer exports.Close()
 	defer func() {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
 		defer cancel()
@@ -76,9 +87,20 @@ func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (
 		if err := c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name])); err != nil {
 			return err
 		}
+		if o.Server != nil {
+			if err := os.Remove(o.Targets[d.Name]); err != nil {
+				return err
+			}
+		}
 	}
 	if err := transaction(ctx, c, disks, o.actions); err != nil {
+		if refused(err) && strings.Contains(err.Error(), "on-cbw-error") { // without it a failure of the target is one of the guest's write
+			err = &qmp.UnsupportedError{Feature: "backups whose failure is not the guest's (blockdev-backup on-cbw-error)", MinQEMU: "10.1", Cause: err}
+		}
 		return err
+	}
+	if o.Server != nil {
+		return o.serve(ctx, c, disks, exports)
 	}
 	return o.wait(ctx, c, disks)
 }
@@ -92,7 +114,10 @@ func (o BackupOptions) actions(d Disk) []action {
 		},
 		OnCBWError: "break-snapshot", // of two evils: the guest's write must not fail
 	}
-	if o.Since != "" {
+	switch {
+	case o.Server != nil: // what the guest overwrites, and no more
+		job.Sync, job.Speed = "none", 0
+	case o.Since != "":
 		job.Sync, job.Bitmap, job.BitmapMode = "bitmap", backupBitmap(o.Since), "never"
 	}
 	begin := []action{{"blockdev-backup", job}}
@@ -157,9 +182,12 @@ func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) er
 	}
 }
 
-// EndBackup ends what there is of a backup in this QEMU: its jobs and targets,
-// not the bitmaps.
+// EndBackup ends what there is of a backup in this QEMU: its exports, jobs and
+// targets, not the bitmaps.
 func EndBackup(ctx context.Context, c *qmp.Client, disks []Disk) error {
+	if err := endBackupExports(ctx, c, disks); err != nil {
+		return err
+	}
 	tick := time.NewTicker(backupLook)
 	defer tick.Stop()
 	for {

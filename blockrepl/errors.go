@@ -43,6 +43,33 @@ var (
 	ErrBackingChain = errors.New("image has a backing file")
 )
 
+// These are why a disk can't be copied to an NBD server. The error is an
+// *ImageError whose Path is the export.
+var (
+	// ErrBadServer: this is no NBD server's address.
+	ErrBadServer = errors.New("not an NBD server's address")
+
+	// ErrNoServer: nobody answers there, or not as an NBD server does.
+	ErrNoServer = errors.New("no NBD server answers there")
+
+	// ErrNoExport: the server has no export of this name, or none for us.
+	ErrNoExport = errors.New("the NBD server doesn't give this export")
+
+	// ErrExportSize: the export is smaller than the disk.
+	ErrExportSize = errors.New("the export is smaller than the disk")
+
+	// ErrExportReadOnly: the export can't be written.
+	ErrExportReadOnly = errors.New("the export can't be written")
+
+	// ErrServerSilent: the server has left a request without an answer for
+	// longer than BackupServer.Patience.
+	ErrServerSilent = errors.New("the NBD server has stopped answering")
+
+	// ErrScratchFull: what the guest overwrites while its disks are copied has
+	// no room, or leaves hardly any to others.
+	ErrScratchFull = errors.New("too little room for what the guest overwrites meanwhile")
+)
+
 // These are returned while disks are replicated.
 var (
 	// ErrNoBitmap is returned by a sync in mode Bitmap if a disk has no usable

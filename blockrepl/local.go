@@ -68,7 +68,20 @@ func serveUnix(ctx context.Context, c *qmp.Client, disks []Disk, socket string) 
 		return err
 	}
 	addr := map[string]any{"type": "unix", "data": map[string]string{"path": socket}}
-	return c.Execute(ctx, "nbd-server-start", map[string]any{"addr": addr}, nil)
+	start := func() error { return c.Execute(ctx, "nbd-server-start", map[string]any{"addr": addr}, nil) }
+	err := start()
+	if !refused(err) {
+		return err
+	}
+	exports, qerr := c.QueryBlockExports(ctx)
+	if qerr != nil || len(exports) > 0 {
+		return errors.Join(err, qerr)
+	}
+	// One that serves nothing: its daemon was killed right after it had started it.
+	if err := c.NBDServerStop(ctx); err != nil {
+		return err
+	}
+	return start()
 }
 
 // Range is a part of a disk, in bytes.

@@ -9,16 +9,18 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// nbdClient reads a disk through a QEMU that has it open, and writes zeroes. It
-// speaks as much of the NBD protocol as that needs: newstyle, NBD_OPT_GO, simple
-// replies. Requests may be made concurrently; they are sent one after the other
-// and wait for their replies in order, which is what QEMU keeps busy with
-// anyway for one reader.
+// nbdClient reads a disk through a QEMU that has it open, and writes to one or to
+// the server that a backup goes to. It speaks as much of the NBD protocol as that
+// needs: newstyle, NBD_OPT_GO, simple replies. Requests may be made concurrently;
+// they are sent one after the other and wait for their replies in order, which is
+// what QEMU keeps busy with anyway for one reader.
 type nbdClient struct {
-	size int64
+	size  int64
+	flags uint16 // what the export can
 
 	mu   sync.Mutex
 	conn net.Conn
@@ -42,7 +44,16 @@ const (
 	nbdRepError          = 1 << 31
 	nbdInfoExport        = 0
 
+	nbdErrUnsupported = nbdRepError | 1
+	nbdErrTLSRequired = nbdRepError | 5
+	nbdErrUnknown     = nbdRepError | 6
+
+	nbdCanFlush       = 1 << 2
+	nbdIsReadOnly     = 1 << 1
+	nbdCanWriteZeroes = 1 << 6
+
 	nbdCmdRead        = 0
+	nbdCmdWrite       = 1
 	nbdCmdDisconnect  = 2
 	nbdCmdFlush       = 3
 	nbdCmdWriteZeroes = 6
@@ -53,6 +64,14 @@ const nbdMaxRead = 32 << 20
 
 // errNBD is what a server that doesn't keep to the protocol gets.
 var errNBD = errors.New("blockrepl: unexpected answer of an NBD server")
+
+// nbdRefusal is a server's word on an export that it doesn't open.
+type nbdRefusal struct {
+	code uint32
+	text string
+}
+
+func (e *nbdRefusal) Error() string { return fmt.Sprintf("refused (%#x): %s", e.code, e.text) }
 
 // dialNBD opens an export. Without TLS: it is for a QEMU's unix socket, or for
 // one's own QEMU.
@@ -121,15 +140,28 @@ func (n *nbdClient) negotiate(export string) error {
 		case rep.Kind == nbdRepAck:
 			return nil
 		case rep.Kind&nbdRepError != 0:
-			return fmt.Errorf("refused (%#x): %s", rep.Kind, data)
+			return &nbdRefusal{rep.Kind, string(data)}
 		case rep.Kind == nbdRepInfo && len(data) >= 12 && binary.BigEndian.Uint16(data) == nbdInfoExport:
-			n.size = int64(binary.BigEndian.Uint64(data[2:]))
+			n.size, n.flags = int64(binary.BigEndian.Uint64(data[2:])), binary.BigEndian.Uint16(data[10:])
 		}
 	}
 }
 
-// do sends a request and reads its answer into buf.
-func (n *nbdClient) do(ctx context.Context, cmd uint16, offset int64, length uint32, buf []byte) error {
+// ask sends a request.
+func (n *nbdClient) ask(cmd uint16, offset int64, length uint32, data []byte) error {
+	n.next++
+	req := binary.BigEndian.AppendUint32(nil, nbdRequestMagic)
+	req = binary.BigEndian.AppendUint16(req, 0)
+	req = binary.BigEndian.AppendUint16(req, cmd)
+	req = binary.BigEndian.AppendUint64(req, n.next)
+	req = binary.BigEndian.AppendUint64(req, uint64(offset))
+	req = binary.BigEndian.AppendUint32(req, length)
+	_, err := (&net.Buffers{req, data}).WriteTo(n.conn)
+	return err
+}
+
+// do sends a request, with what it writes, and reads its answer into buf.
+func (n *nbdClient) do(ctx context.Context, cmd uint16, offset int64, length uint32, data, buf []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.err != nil {
@@ -137,7 +169,7 @@ func (n *nbdClient) do(ctx context.Context, cmd uint16, offset int64, length uin
 	}
 	stop := n.bound(ctx)
 	defer stop()
-	refused, err := n.exchange(cmd, offset, length, buf)
+	refused, err := n.exchange(cmd, offset, length, data, buf)
 	if err != nil { // what comes next on this connection is anybody's guess
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -149,15 +181,8 @@ func (n *nbdClient) do(ctx context.Context, cmd uint16, offset int64, length uin
 	return refused
 }
 
-func (n *nbdClient) exchange(cmd uint16, offset int64, length uint32, buf []byte) (refused, err error) {
-	n.next++
-	req := binary.BigEndian.AppendUint32(nil, nbdRequestMagic)
-	req = binary.BigEndian.AppendUint16(req, 0)
-	req = binary.BigEndian.AppendUint16(req, cmd)
-	req = binary.BigEndian.AppendUint64(req, n.next)
-	req = binary.BigEndian.AppendUint64(req, uint64(offset))
-	req = binary.BigEndian.AppendUint32(req, length)
-	if _, err := n.conn.Write(req); err != nil {
+func (n *nbdClient) exchange(cmd uint16, offset int64, length uint32, data, buf []byte) (refused, err error) {
+	if err := n.ask(cmd, offset, length, data); err != nil {
 		return nil, err
 	}
 	var rep struct {
@@ -171,7 +196,7 @@ func (n *nbdClient) exchange(cmd uint16, offset int64, length uint32, buf []byte
 		return nil, errNBD
 	}
 	if rep.Error != 0 {
-		return fmt.Errorf("NBD request %d at %d: errno %d", cmd, offset, rep.Error), nil
+		return fmt.Errorf("NBD request %d at %d: %w", cmd, offset, syscall.Errno(rep.Error)), nil // the protocol has Linux' numbers
 	}
 	_, err = io.ReadFull(n.r, buf)
 	return nil, err
@@ -180,7 +205,7 @@ func (n *nbdClient) exchange(cmd uint16, offset int64, length uint32, buf []byte
 func (n *nbdClient) readAt(ctx context.Context, buf []byte, offset int64) error {
 	for len(buf) > 0 {
 		part := buf[:min(len(buf), nbdMaxRead)]
-		if err := n.do(ctx, nbdCmdRead, offset, uint32(len(part)), part); err != nil {
+		if err := n.do(ctx, nbdCmdRead, offset, uint32(len(part)), nil, part); err != nil {
 			return err
 		}
 		buf, offset = buf[len(part):], offset+int64(len(part))
@@ -192,12 +217,25 @@ func (n *nbdClient) readAt(ctx context.Context, buf []byte, offset int64) error 
 func (n *nbdClient) zero(ctx context.Context, offset, length int64) error {
 	for length > 0 {
 		part := min(length, 1<<30)
-		if err := n.do(ctx, nbdCmdWriteZeroes, offset, uint32(part), nil); err != nil {
+		if err := n.do(ctx, nbdCmdWriteZeroes, offset, uint32(part), nil, nil); err != nil {
 			return err
 		}
 		offset, length = offset+part, length-part
 	}
 	return nil
+}
+
+// write writes what goes into one request.
+func (n *nbdClient) write(ctx context.Context, data []byte, offset int64) error {
+	return n.do(ctx, nbdCmdWrite, offset, uint32(len(data)), data, nil)
+}
+
+// flush makes what was written durable, where the server can do that.
+func (n *nbdClient) flush(ctx context.Context) error {
+	if n.flags&nbdCanFlush == 0 {
+		return nil
+	}
+	return n.do(ctx, nbdCmdFlush, 0, 0, nil, nil)
 }
 
 // Close says good-bye to the server.

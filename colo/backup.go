@@ -36,16 +36,18 @@ type Manifest struct {
 
 // BackupOptions tunes Backup.
 type BackupOptions struct {
-	Dir   string `json:"dir"`             // of the backup, absolute, on this node; it is made
-	Since string `json:"since,omitempty"` // folder of an earlier backup by this node: only what was written since is copied
-	Limit int64  `json:"limit,omitempty"` // bytes a second for each disk; 0 is none
+	Dir string `json:"dir,omitempty"` // of the backup, absolute, on this node; it is made
+	// Server is an NBD server that is copied to instead: nbd://HOST[:PORT][/PREFIX] or nbd+unix:///[PREFIX]?socket=PATH, see [blockrepl.ParseBackupServer].
+	Server string `json:"server,omitempty"`
+	Since  string `json:"since,omitempty"` // folder of an earlier backup by this node: only what was written since is copied
+	Limit  int64  `json:"limit,omitempty"` // bytes a second for each disk; 0 is none
 }
 
 // ErrBackupRuns is returned for what can't be done while a backup of the VM is made.
 var ErrBackupRuns = errors.New("a backup of it is being made")
 
 // Backup copies all disks of a VM that runs here, protected or alone, as they are at one moment, as a crash would leave them. The guest goes on
-// and stays protected. Nothing is left after an error.
+// and stays protected. Nothing is left after an error, but for what an NBD server has been given.
 func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manifest, err error) {
 	m, c, done, err := n.beginBackup(vm, "")
 	if err != nil {
@@ -54,6 +56,10 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 	defer done()
 	rec, spec := m.info()
 	out := Manifest{VM: vm, Node: n.cfg.Name, ID: strings.ToLower(rand.Text()), Generation: rec.Generation, Spec: string(rec.Spec)}
+	if o.Server != "" {
+		out.ID = ""
+		return n.backupToServer(ctx, m, c, o, out)
+	}
 	since := ""
 	if o.Since != "" {
 		base, err := baseOf(vm, o.Since)
@@ -137,7 +143,7 @@ func (m *machine) copyable(disk string) (Copy, error) {
 }
 
 // CheckBackup tells why Backup would be refused now, or would hardly have room where it copies all, and copies nothing.
-func (n *Node) CheckBackup(vm string, o BackupOptions) error {
+func (n *Node) CheckBackup(ctx context.Context, vm string, o BackupOptions) error {
 	m, err := n.machine(vm)
 	if err != nil {
 		return err
@@ -147,6 +153,9 @@ func (n *Node) CheckBackup(vm string, o BackupOptions) error {
 	}
 	if _, err := m.copyable(""); err != nil {
 		return err
+	}
+	if o.Server != "" {
+		return n.checkBackupServer(ctx, m, o)
 	}
 	if _, err := baseOf(vm, o.Since); err != nil {
 		return err

@@ -108,7 +108,7 @@ type Copy interface {
 	// Local opens what a running primary's own halves hold; Mark puts parts of one on the record of writes. Neither disturbs COLO.
 	Local(ctx context.Context) (sums blockrepl.Sums, closeAll func(context.Context) error, err error)
 	Mark(ctx context.Context, disk string, ranges []blockrepl.Range) error
-	// Backup copies the disks that have a target as they are at one moment; the guest goes on, in COLO or alone.
+	// Backup copies the disks that have a target, or all to a server, as they are at one moment; the guest goes on, in COLO or alone.
 	Backup(ctx context.Context, o blockrepl.BackupOptions) error
 	// Sums hashes a part of a standby's or a secondary's disk.
 	Sums(ctx context.Context, p blockrepl.Part) ([]byte, error)

@@ -72,7 +72,7 @@ func TestExportAndImport(t *testing.T) {
 		t.Errorf("a file that is there would be written over: %v", err)
 	}
 	must(t, n1.CheckExport("web", colo.ExportOptions{Disk: "vda", File: export + ".new"}))
-	must(t, n1.CheckBackup("web", colo.BackupOptions{Dir: backup}))
+	must(t, n1.CheckBackup(ctx, "web", colo.BackupOptions{Dir: backup}))
 	_, err := n1.Backup(ctx, "web", colo.BackupOptions{Dir: backup})
 	must(t, err)
 	s.io(ctx, "n1", "write -P 0x62 8M 64k")
@@ -94,7 +94,7 @@ func TestExportAndImport(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(s.dir, "third")); err == nil {
 			t.Errorf("a backup %s has left a folder", name)
 		}
-		if err := n1.CheckBackup("web", o); (err == nil) != (name == "since an older one") { // what is on record QEMU knows
+		if err := n1.CheckBackup(ctx, "web", o); (err == nil) != (name == "since an older one") { // what is on record QEMU knows
 			t.Errorf("a backup %s would be made: %v", name, err)
 		}
 	}

@@ -145,6 +145,9 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if err := blockrepl.EndBackup(ctx, c.main, c.disks); err != nil { // of a daemon that was killed meanwhile
 		c.log.Warn("a backup that was interrupted is still there", "err", err)
 	}
+	if err := os.RemoveAll(c.l.scratch(c.spec.Name)); err != nil {
+		c.log.Warn("the folder of a backup that was interrupted is still there", "err", err)
+	}
 	c.halves.lose(v.Gone...)
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)

@@ -163,6 +163,9 @@ func (c *qemuCopy) Local(ctx context.Context) (blockrepl.Sums, func(context.Cont
 }
 
 func (c *qemuCopy) Backup(ctx context.Context, o blockrepl.BackupOptions) error {
+	if o.Server != nil {
+		return c.backupTo(ctx, o)
+	}
 	disks := slices.DeleteFunc(slices.Clone(c.disks), func(d blockrepl.Disk) bool { return o.Targets[d.Name] == "" })
 	return blockrepl.Backup(ctx, c.main, disks, o)
 }

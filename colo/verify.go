@@ -41,7 +41,10 @@ func (n *Node) Verify(ctx context.Context, vm string, o VerifyOptions) (state.Ve
 		return state.Verify{}, err
 	}
 	if !m.verifying.TryLock() {
-		return state.Verify{}, fmt.Errorf("%s is being verified already", vm)
+		if err := m.noBackup(); err != nil {
+			return state.Verify{}, err
+		}
+		return state.Verify{}, fmt.Errorf("%s: %w already", vm, ErrVerifyRuns)
 	}
 	defer m.verifying.Unlock()
 	c, peer, err := m.verifiable()

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/colo/api"
 	"github.com/coloctl/coloctl/internal/lab"
@@ -17,7 +19,7 @@ import (
 // backupCommands are those of vm that copy all disks at once.
 func backupCommands(r rules) []*cli.Command {
 	return []*cli.Command{
-		r.operation(&cli.Command{Name: "backup", Usage: "copy all disks of a VM, as they are at one moment, to a new folder on the node that runs it; it stays protected", Flags: []cli.Flag{
+		r.operation(&cli.Command{Name: "backup", Usage: "copy all disks of a VM, as they are at one moment, to a new folder on the node that runs it, or to the exports of an NBD server, each called as its disk; it stays protected", Flags: []cli.Flag{
 			&cli.StringFlag{Name: "since", Usage: "copy only what was written since the backup in `FOLDER`, which the new one then needs"},
 			&cli.StringFlag{Name: "limit", Usage: "copy at most this much a second of each disk, such as 50MiB"},
 		}, Action: withSite(action{
@@ -25,7 +27,7 @@ func backupCommands(r rules) []*cli.Command {
 			do: func(ctx context.Context, t *target, vm string, body any) (api.Operation, error) {
 				return t.Backup(ctx, vm, body.(api.BackupRequest))
 			},
-		}.run)}, operands{min: 2, max: 2, usage: "VM FOLDER"}),
+		}.run)}, operands{min: 2, max: 2, usage: "VM FOLDER|nbd://HOST[:PORT][/PREFIX]"}),
 		r.change(&cli.Command{Name: "restore", Usage: "make a VM of a backup, on the node that has it; it is not started", Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the new VM, whose NICs get other MAC addresses then; the old one's if left out"},
 		}, Action: withSite(vmRestore)}, operands{min: 2, max: 2, usage: "FOLDER NODE"}),
@@ -41,9 +43,21 @@ func onNode(path string) error {
 }
 
 func backupBody(cc *cli.Context, _ string) (any, error) {
-	in := api.BackupRequest{Request: api.Request{Reason: cc.String("reason")}, BackupOptions: colo.BackupOptions{Dir: cc.Args().Get(1), Since: cc.String("since")}}
-	if err := onNode(in.Dir); err != nil {
-		return nil, err
+	in := api.BackupRequest{Request: api.Request{Reason: cc.String("reason")}, BackupOptions: colo.BackupOptions{Since: cc.String("since")}}
+	to := cc.Args().Get(1)
+	if strings.Contains(to, "://") {
+		if _, err := blockrepl.ParseBackupServer(to); err != nil {
+			return nil, usagef("%v", err)
+		}
+		if in.Since != "" {
+			return nil, usagef("a backup to %s copies everything: --since needs a folder", to)
+		}
+		in.Server = to
+	} else {
+		if err := onNode(to); err != nil {
+			return nil, err
+		}
+		in.Dir = to
 	}
 	if in.Since != "" {
 		if err := onNode(in.Since); err != nil {

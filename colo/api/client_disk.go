@@ -7,7 +7,7 @@ import (
 	"github.com/coloctl/coloctl/colo"
 )
 
-// Backup copies all disks of a VM that runs on this node, as they are at one moment, to a folder there.
+// Backup copies all disks of a VM that runs on this node, as they are at one moment, to a folder there or to an NBD server.
 func (c *Client) Backup(ctx context.Context, vm string, r BackupRequest) (Operation, error) {
 	return c.act(ctx, vm, "backup", r)
 }

@@ -47,7 +47,7 @@ func (s *Server) backup(w http.ResponseWriter, r *request) error {
 	if err := bodyJSON(r.Request, &in, false); err != nil {
 		return err
 	}
-	foresee := checked(func(context.Context) error { return s.opts.Node.CheckBackup(r.vm, in.BackupOptions) })
+	foresee := checked(func(ctx context.Context) error { return s.opts.Node.CheckBackup(ctx, r.vm, in.BackupOptions) })
 	return s.action(w, r, "backup", in.Reason, foresee, func(ctx context.Context) error {
 		_, err := s.opts.Node.Backup(ctx, r.vm, in.BackupOptions)
 		return err
