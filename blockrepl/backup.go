@@ -84,7 +84,7 @@ func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (
 		}
 	}()
 	for _, d := range disks {
-		if err := c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name])); err != nil {
+		if err := c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name], o.Server != nil)); err != nil {
 			return err
 		}
 		if o.Server != nil {
@@ -128,16 +128,22 @@ func (o BackupOptions) actions(d Disk) []action {
 }
 
 // backupTargetNode doesn't open what the image is based on: only whole clusters
-// are written.
-func backupTargetNode(d Disk, path string) any {
+// are written. What is only scratch isn't flushed: a checkpoint, which flushes all
+// that QEMU has open, need not wait for what nobody reads after a crash.
+func backupTargetNode(d Disk, path string, scratch bool) any {
+	var cache map[string]bool
+	if scratch {
+		cache = map[string]bool{"no-flush": true}
+	}
 	return struct {
-		Driver       string   `json:"driver"`
-		NodeName     string   `json:"node-name"`
-		Discard      string   `json:"discard"`
-		DetectZeroes string   `json:"detect-zeroes"`
-		Backing      *string  `json:"backing"`
-		File         fileNode `json:"file"`
-	}{QCOW2, d.backupTarget(), unmap, unmap, nil, fileNode{Driver: "file", NodeName: "bkfile-" + d.Name, Filename: path, Discard: unmap}}
+		Driver       string          `json:"driver"`
+		NodeName     string          `json:"node-name"`
+		Discard      string          `json:"discard"`
+		DetectZeroes string          `json:"detect-zeroes"`
+		Cache        map[string]bool `json:"cache,omitempty"`
+		Backing      *string         `json:"backing"`
+		File         fileNode        `json:"file"`
+	}{QCOW2, d.backupTarget(), unmap, unmap, cache, nil, fileNode{Driver: "file", NodeName: "bkfile-" + d.Name, Filename: path, Discard: unmap}}
 }
 
 func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) error {
