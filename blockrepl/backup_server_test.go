@@ -134,10 +134,6 @@ func TestBackupToServer(t *testing.T) {
 	o.Speed = 8 * mib
 	must(t, run(o, func(<-chan error) {
 		overwrite(0x21)
-		unread, err := dialNBD(ctx, new(net.Dialer).DialContext, "unix", o.Socket, a.disks[0].backupView())
-		must(t, err)
-		defer unread.Close()
-		unread.ask(nbdCmdRead, 0, backupRead, nil) // as by a daemon that stands still from then on
 		a.checkpoint(ctx)
 	}))
 	compare("beside a writing guest", before)
@@ -149,6 +145,10 @@ func TestBackupToServer(t *testing.T) {
 	o.Speed, o.Server.Patience = 8*mib, time.Hour
 	must(t, run(o, func(ended <-chan error) {
 		s.Freeze()
+		unread, err := dialNBD(ctx, new(net.Dialer).DialContext, "unix", o.Socket, a.disks[0].backupView())
+		must(t, err)
+		defer unread.Close()
+		unread.ask(nbdCmdRead, 0, backupRead, nil) // as by a daemon that stands still from then on
 		for n := range 3 {
 			overwrite(0x31 + n)
 		}
