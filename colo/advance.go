@@ -27,7 +27,7 @@ func (m *machine) advance(ctx context.Context, members []string) (arbiter.Record
 }
 
 // ask waits until no other question to the arbiter about this VM is under way, and keeps others waiting until done. What is asked without a plan (settle, cede)
-// would otherwise be noted after what a plan has asked since. Nothing of that kind is under way while the VM is protected, so a claim doesn't wait here.
+// would otherwise be noted after what a plan has asked since. Nothing of that kind is under way while the VM is protected or arbitrated, so a claim doesn't wait here.
 func (m *machine) ask(ctx context.Context) (done func(), err error) {
 	select {
 	case m.asking <- struct{}{}:
@@ -42,7 +42,7 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 	if err := context.Cause(ctx); err != nil {
 		return arbiter.Record{}, err
 	}
-	rec, _ := m.info()
+	rec, spec := m.info()
 	me := m.n.cfg.Name
 	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: members, By: me}.Normal()
 	a := m.n.cfg.Arbiter
@@ -52,6 +52,9 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
 	defer cancel()
 	cur, err := a.Get(ctx, rec.ID)
+	if err == nil && hidden(rec, cur, me) {
+		m.update(setDisks(spec, false, 0)) // before this node's record hides that it was so
+	}
 	switch {
 	case errors.Is(err, arbiter.ErrNoRecord) && rec.Generation == 0:
 		next.Generation = 1
@@ -106,7 +109,7 @@ func (m *machine) advanceAnew(ctx context.Context) error {
 	if _, err := m.advanceHeld(ctx, me); err != nil { // up to what this node knows
 		return err
 	}
-	rec, _ := m.info()
+	rec, spec := m.info()
 	next := arbiter.Record{VM: rec.ID, Generation: rec.Generation + 1, Members: me, By: me[0]}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
 	defer cancel()
@@ -114,7 +117,7 @@ func (m *machine) advanceAnew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.update(setRecord(got.Generation, got.Members))
+	m.update(both(setRecord(got.Generation, got.Members), setDisks(spec, false, 0))) // in one: a record that is as new as the sign would hide it
 	if !slices.Equal(got.Normal().Members, me) {
 		return fmt.Errorf("%w: generation %d belongs to %v", errLost, got.Generation, got.Members)
 	}
@@ -122,13 +125,13 @@ func (m *machine) advanceAnew(ctx context.Context) error {
 }
 
 // hidden says whether a copy that was a secondary here may have gone on without a note of it in rec: the arbiter, which holds held, was told so by one more generation
-// than winning takes. The disks here then lack what was in that copy's overlays.
+// than winning takes. The disks here may then lack what was in that copy's overlays.
 func hidden(rec state.VM, held arbiter.Record, me string) bool {
 	won := rec.Generation
 	if !aloneIn(rec, me) {
 		won++
 	}
-	return rec.Role == state.RoleSecondary && held.By == me && slices.Equal(held.Normal().Members, []string{me}) && held.Generation > won
+	return rec.Role != state.RolePrimary && held.By == me && slices.Equal(held.Normal().Members, []string{me}) && held.Generation > won
 }
 
 // arbiterAnswers finds out, before something is begun that needs it, whether the arbiter can be asked.

@@ -68,16 +68,20 @@ func (m *machine) claimStart(ctx context.Context) error {
 		}
 		return fmt.Errorf("%w: at generation %d the copy on another node of %v may have gone on: %w", ErrNotCurrent, rec.Generation, rec.Members, ErrNoArbiter)
 	}
-	if rec.Role == state.RoleSecondary {
-		if held, err := m.held(ctx); err == nil && hidden(rec, held, me) {
-			return fmt.Errorf("%w: the copy here went on in generation %d without a note in the state folder: its disks lack what it wrote: %w", ErrNotCurrent, held.Generation, errLost)
+	if rec.Role != state.RolePrimary { // it may have gone on without a note here
+		held, err := m.held(ctx)
+		switch {
+		case err != nil && !errors.Is(err, arbiter.ErrNoRecord):
+			return err
+		case err == nil && hidden(rec, held, me):
+			return fmt.Errorf("%w: the copy here went on in generation %d while the state folder could not be written: its disks may lack what it wrote", ErrNotCurrent, held.Generation)
 		}
 	}
 	_, err := m.advance(ctx, []string{me})
 	switch {
 	case errors.Is(err, errLost):
 		return fmt.Errorf("%w: %w", ErrNotCurrent, err)
-	case errors.Is(err, arbiter.ErrUnreachable) && aloneIn(rec, me) && rec.Role != state.RoleSecondary: // of which the arbiter may know that it has gone on
+	case errors.Is(err, arbiter.ErrUnreachable) && aloneIn(rec, me):
 		return nil // nobody else could have advanced it
 	}
 	return err

@@ -116,9 +116,9 @@ var coldTable = []coldRow{
 		coldHold, say("the arbiter has no record of a VM that is at generation %d here: it has lost its memory or is the wrong one", ownGen)},
 	{"a secondary here went on without a note in the state folder", func(f coldFacts) bool {
 		return f.answer == arbiterHolds && hidden(f.rec, f.held, f.me)
-	}, coldHold, say("the copy here went on in generation %d while the state folder could not be written: its disks lack what it wrote: it needs a person who accepts the loss", heldGen)},
-	{"a secondary here had won, and the arbiter is silent about what came of it", func(f coldFacts) bool {
-		return f.answer == silentArbiter && alone(f) && f.rec.Role == state.RoleSecondary
+	}, coldHold, say("the copy here went on in generation %d while the state folder could not be written: its disks may lack what it wrote: it needs a person who accepts the loss", heldGen)},
+	{"this node alone may go on, but has not yet, and the arbiter is silent about what came of it", func(f coldFacts) bool {
+		return f.answer == silentArbiter && alone(f) && !primary(f)
 	}, coldHold, say("generation %d belongs to this node alone, but the arbiter, which may know that its copy went on, does not answer", ownGen)},
 	{"nobody else may go on, by this node's record", alone,
 		coldStart, say("generation %d belongs to this node alone", ownGen)},

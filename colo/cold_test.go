@@ -16,6 +16,11 @@ func TestColdStart(t *testing.T) {
 	held := func(gen uint64, members []string) func(*coldFacts) {
 		return func(f *coldFacts) { f.answer, f.held = arbiterHolds, arbiter.Record{Generation: gen, Members: members} }
 	}
+	heldBy := func(gen uint64, members []string, by string) func(*coldFacts) {
+		return func(f *coldFacts) {
+			f.answer, f.held = arbiterHolds, arbiter.Record{Generation: gen, Members: members, By: by}
+		}
+	}
 	answer := func(a coldAnswer) func(*coldFacts) { return func(f *coldFacts) { f.answer = a } }
 	own := func(gen uint64, members []string, r state.Role) func(*coldFacts) {
 		return func(f *coldFacts) { f.rec = state.VM{Generation: gen, Members: members, Role: r} }
@@ -50,6 +55,12 @@ func TestColdStart(t *testing.T) {
 		{"handed over, incomplete", []func(*coldFacts){held(6, mine), own(5, theirs, ""), broken}, coldHold},
 		{"alone", []func(*coldFacts){own(5, mine, state.RolePrimary), held(5, mine)}, coldStart},
 		{"alone, arbiter silent", []func(*coldFacts){own(5, mine, state.RolePrimary), answer(silentArbiter)}, coldStart},
+		{"alone, but has not gone on, arbiter silent", []func(*coldFacts){own(5, mine, state.RoleSecondary), answer(silentArbiter)}, coldHold},
+		{"won, not noted", []func(*coldFacts){own(4, both, state.RoleSecondary), heldBy(5, mine, "n1")}, coldStart},
+		{"went on, not noted", []func(*coldFacts){own(4, both, state.RoleSecondary), heldBy(6, mine, "n1")}, coldHold},
+		{"went on, not noted, role forgotten", []func(*coldFacts){own(4, theirs, ""), heldBy(6, mine, "n1")}, coldHold},
+		{"went on, only the win noted", []func(*coldFacts){own(5, mine, state.RoleSecondary), heldBy(6, mine, "n1")}, coldHold},
+		{"was handed over, not noted", []func(*coldFacts){own(4, both, state.RoleSecondary), heldBy(6, mine, "n2")}, coldStart},
 		{"alone, incomplete", []func(*coldFacts){own(5, mine, state.RolePrimary), held(5, mine), broken}, coldHold},
 		{"arbiter lost its memory, alone", []func(*coldFacts){own(5, mine, state.RolePrimary), answer(emptyArbiter)}, coldHold},
 		{"arbiter lost its memory", []func(*coldFacts){answer(emptyArbiter)}, coldHold},
@@ -85,7 +96,7 @@ func TestColdStartIsSafe(t *testing.T) {
 				Generation: rapid.Uint64Range(1, 4).Draw(t, "gen"), Members: rapid.SampledFrom(sets).Draw(t, "members"),
 				Role: rapid.SampledFrom([]state.Role{"", state.RolePrimary, state.RoleSecondary}).Draw(t, "role"),
 			},
-			held: arbiter.Record{Generation: rapid.Uint64Range(1, 4).Draw(t, "heldgen"), Members: rapid.SampledFrom(sets).Draw(t, "held")},
+			held: arbiter.Record{Generation: rapid.Uint64Range(1, 4).Draw(t, "heldgen"), Members: rapid.SampledFrom(sets).Draw(t, "held"), By: rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "by")},
 		}
 		f.there = PeerVM{
 			State: rapid.SampledFrom(allStates).Draw(t, "there"), Generation: rapid.Uint64Range(0, 4).Draw(t, "theirs"),
@@ -100,6 +111,8 @@ func TestColdStartIsSafe(t *testing.T) {
 		switch {
 		case !slices.Contains(f.rec.Members, "n1") && !trusted, f.answer == arbiterHolds && !f.held.Has("n1"):
 			t.Fatalf("%s although others are current: %s", action, why)
+		case f.answer == arbiterHolds && hidden(f.rec, f.held, "n1"):
+			t.Fatalf("%s although this copy may have gone on without a note: %s", action, why)
 		case !f.disks:
 			t.Fatalf("%s with an incomplete disk: %s", action, why)
 		case len(f.rec.Members) == 2 && f.answer != arbiterHolds && !f.peerHas:

@@ -208,6 +208,8 @@ var (
 		{on(Arbitrating), upon(Exited), guardFinal, same, "", false, "the disks are complete without it: the claim goes on"},
 		{on(Arbitrating), upon(Exited), "", Outdated, planFence, true, "this copy ended while the claim was under way"},
 		{on(FailingOver), upon(Done), "", Solo, "", false, "goes on alone"},
+		{on(FailingOver), upon(Lost), "", Outdated, planFence, false, "the arbiter lets the other copy go on: this one must never speak again"},
+		{on(FailingOver), upon(ReqForce), "", same, "", false, "a person vouches for it: no note is waited for any more"},
 		{on(FailingOver), upon(PlanError), guardFinal, Stopping, planStop, false, "the guest is off: nothing is left to go on"},
 		{on(FailingOver), upon(PlanError), guardHalfGone, Outdated, planFence, false, "it has no disk: the VM is handed to the peer, whose half has everything"},
 		{on(FailingOver), upon(PlanError), "", Failed, "", false, "left as it is: it holds the only current data"},

@@ -203,7 +203,8 @@ func (n *Node) leases() {
 	for {
 		select {
 		case <-n.confirmed:
-			if time.Since(last) < interval/2 {
+			if left := interval/2 - time.Since(last); left > 0 { // of another peer, or again
+				wait.Reset(left)
 				continue
 			}
 		case <-wait.C:

@@ -75,8 +75,16 @@ func (l *ledger) put(fn func(RecordsTx) error) error {
 		return err
 	}
 	for len(l.owed) > 0 {
-		if err := l.store.Write(l.owed[0]); err != nil { // it may be about a VM that is no more
+		var refused error
+		err := l.store.Write(func(tx RecordsTx) error {
+			refused = l.owed[0](tx)
+			return refused
+		})
+		switch {
+		case refused != nil: // it is about a VM, or a plan, that is no more
 			l.log.Error("state was not written", "err", err)
+		case err != nil:
+			return err
 		}
 		l.owed = l.owed[1:]
 	}

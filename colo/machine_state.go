@@ -48,6 +48,9 @@ func (m *machine) note(t Transition, gen uint64) {
 	case ReqForce:
 		k.forced = true
 	}
+	if t.To == t.From && t.Plan == "" {
+		return // what is to follow stays as it is
+	}
 	k.yield = t.Event == Exited || t.Event == Hung || t.Event == CopyDead || t.Event == DiskFailed || (t.From == SwitchingOver && t.Event == PlanError && t.Plan == planFence)
 }
 

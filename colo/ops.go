@@ -353,6 +353,9 @@ func (m *machine) deletePlan(o DeleteOptions) *Plan {
 			if err := m.noBackup(); err != nil {
 				return err
 			}
+			if m.current() != nil { // its end has failed
+				return errors.New("a QEMU of this VM is still there: stop it first")
+			}
 			rec, _ := m.info()
 			if m.n.cfg.Arbiter == nil || !aloneIn(rec, m.n.cfg.Name) { // an outdated half must not take the other's record along
 				return nil

@@ -8,9 +8,6 @@ import (
 	"github.com/coloctl/coloctl/state"
 )
 
-// noteTimeout is how long a failover waits for this node's own disk before it tells the arbiter instead.
-const noteTimeout = time.Second
-
 // survivePlan turns the copy that may go on into a lone one and lets it speak.
 func (m *machine) survivePlan(kind PlanKind) *Plan {
 	c := m.current()
@@ -33,14 +30,12 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 		}})
 	}
 	if m.marked().secondary {
-		noted := make(chan error, 1)
 		steps = append(steps, []Step{
 			{Name: "promote the secondary", Do: func(ctx context.Context) error {
-				// From here until they are committed the overlays hold data that the disks lack.
-				m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
+				m.update(setDisks(spec, false, 0)) // from here until they are committed the overlays hold data that the disks lack
 				return c.Promote(ctx)
 			}},
-			{Name: "note that the disks alone are incomplete", Do: func(ctx context.Context) error { return m.noteIncomplete(ctx, noted) }},
+			{Name: "note that the disks alone are incomplete", Do: m.noteIncomplete},
 			{Name: "see that the primary is silent", Do: func(ctx context.Context) error {
 				if kind == planPromote {
 					return nil // it has handed over, and is dead
@@ -69,44 +64,59 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 	return &Plan{Kind: kind, Steps: steps}
 }
 
-// noteIncomplete returns when it can't be forgotten any more, also not by a loss of power, that the disks here lack what this copy is about to write: noted tells of the
-// write to the state folder. While that takes too long, or fails, the arbiter is told, see [hidden]; one of the two has to be. Where there is no arbiter, or a person has
-// spoken, a state folder that can't be written doesn't keep the copy silent: that would be worse than what the note protects from.
-func (m *machine) noteIncomplete(ctx context.Context, noted <-chan error) error {
-	limit := time.NewTimer(noteTimeout)
-	defer limit.Stop()
-	forced := m.marked().forced
-	var failed error
+// noteIncomplete returns when it can't be forgotten any more, also not by a loss of power, that the disks here lack what this copy is about to write. A slow disk of the
+// state folder is waited for. Where that can't be written the arbiter is told instead, see [hidden]; without one, or when a person has spoken, the copy goes on all the same:
+// silence would be worse then than what the note protects from.
+func (m *machine) noteIncomplete(ctx context.Context) error {
+	look := time.NewTicker(m.n.cfg.HeartbeatInterval)
+	defer look.Stop()
+	defer m.setOutlook("")
+	said := time.Now().Add(time.Second)
 	for {
+		noted := make(chan error, 1)
+		m.n.wg.Go(func() { noted <- m.noted(m.n.ctx) })
+		var failed error
+		for waits := true; waits; {
+			select {
+			case failed = <-noted:
+				waits = false
+			case <-look.C:
+				if m.vouched() {
+					m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder's disk is slow")
+					return nil
+				}
+				if !said.IsZero() && time.Now().After(said) {
+					said = time.Time{}
+					m.log.Error("silent until the state folder takes the note that the disks here alone are incomplete: its disk is slow")
+					m.setOutlook("silent until the state folder, whose disk is slow, has taken the note of it")
+				}
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		if failed == nil {
+			return nil
+		}
+		if m.n.cfg.Arbiter == nil || m.vouched() {
+			m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder can't be written", "err", failed)
+			return nil
+		}
+		err := m.advanceAnew(ctx)
+		if err == nil || errors.Is(err, errLost) {
+			return err
+		}
+		m.log.Error("neither the state folder nor the arbiter takes the note that the disks here alone are incomplete: silent until one does", "err", errors.Join(failed, err))
+		m.setOutlook("silent until the state folder or the arbiter has taken the note of it: " + failed.Error())
 		select {
-		case err := <-noted:
-			if err == nil {
-				return nil
-			}
-			failed, noted = err, nil // it is tried again, but nobody tells
-		case <-limit.C:
-			if failed != nil && m.n.ledger.lacks() == nil {
-				return nil // tried again, and written
-			}
+		case <-look.C:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		switch {
-		case m.n.cfg.Arbiter != nil && !forced:
-			err := m.advanceAnew(ctx)
-			if err == nil || errors.Is(err, errLost) {
-				return err
-			}
-			m.log.Error("neither the state folder nor the arbiter takes the note that the disks here alone are incomplete: silent until one does", "err", errors.Join(failed, err))
-			limit.Reset(m.n.cfg.HeartbeatInterval)
-		case failed != nil:
-			m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder can't be written", "err", failed)
-			return nil
-		case forced:
-			m.log.Error("a crash of this host in the next moments may go unnoticed: the state folder's disk is slow")
-			return nil
-		default:
-			m.log.Error("silent until the state folder takes the note that the disks here alone are incomplete: its disk is slow")
-		}
 	}
+}
+
+// vouched says whether the copy here goes on by a person's word.
+func (m *machine) vouched() bool {
+	rec, _ := m.info()
+	return m.marked().forced || rec.Vouched != 0
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/coloctl/coloctl/colo/arbiter"
+	"github.com/coloctl/coloctl/state"
 )
 
 // Errors of RestoreRecord.
@@ -80,7 +81,7 @@ func (m *machine) restorable(ctx context.Context) (want, held arbiter.Record, er
 	down := s == Stopped || s == Outdated
 	alone := aloneIn(rec, m.n.cfg.Name)
 	whole := rec.Generation > 0 && len(incomplete(rec, spec)) == 0 && len(offline(rec)) == 0
-	current := s == Solo && alone || s == Protected && want.Has(m.n.cfg.Name) || down && alone && whole && m.noCopy()
+	current := s == Solo && alone || s == Protected && want.Has(m.n.cfg.Name) || down && alone && whole && rec.Role == state.RolePrimary && m.noCopy()
 	if busy || !current {
 		return want, held, &UnexpectedEventError{VM: m.name, State: s, Event: "restore-record"}
 	}

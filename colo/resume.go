@@ -2,11 +2,13 @@ package colo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/coloctl/coloctl/colo/arbiter"
 	"github.com/coloctl/coloctl/state"
 )
 
@@ -240,25 +242,26 @@ func (m *machine) awaitCheckpoint(ctx context.Context, c Copy) {
 	}
 }
 
-// recallWin asks the arbiter, until it answers, whether an earlier run of this node has won for the secondary that it found, and ended before it had noted so. The primary
-// would take itself for protected, and neither copy could go on after the loss of this one.
+// recallWin asks the arbiter whether an earlier run of this node has won for the secondary that it found, and ended before it had noted so. The primary would take itself for
+// protected, and neither copy could go on after the loss of this one. A claim of that run may still be on its way at first: the second answer counts.
 func (m *machine) recallWin(ctx context.Context, c Copy) {
 	if m.n.cfg.Arbiter == nil {
 		return
 	}
-	for m.State() == Secondary && m.current() == c {
+	for answers := 0; m.State() == Secondary && m.current() == c; {
 		held, err := m.held(ctx)
 		rec, _ := m.info()
-		switch {
-		case err != nil:
-		case held.Generation > rec.Generation && slices.Equal(held.Normal().Members, []string{m.n.cfg.Name}):
+		if err == nil && held.Generation > rec.Generation && slices.Equal(held.Normal().Members, []string{m.n.cfg.Name}) {
 			m.post(message{kind: ChannelLost, text: fmt.Sprintf("the arbiter's generation %d belongs to this copy alone: an earlier run of this node has won, and was not heard", held.Generation), copy: c})
 			return
-		default:
-			return
+		}
+		if err == nil || errors.Is(err, arbiter.ErrNoRecord) {
+			if answers++; answers == 2 {
+				return
+			}
 		}
 		select {
-		case <-time.After(reattachFirst):
+		case <-time.After(arbiterTimeout):
 		case <-m.quit:
 			return
 		case <-ctx.Done():

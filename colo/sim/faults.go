@@ -77,6 +77,8 @@ func (r *run) apply(s Step) {
 		last(func() { w.slow = 8 }, func() { w.slow = 1 })
 	case SlowDisk:
 		last(func() { h.slowDisk = true }, func() { h.slowDisk = false })
+	case FullDisk:
+		last(func() { h.fullDisk, w.storeFailed = true, true }, func() { h.fullDisk = false })
 	case Twice:
 		last(func() { w.dup = 50 }, func() { w.dup = 0 })
 	case FailOnce:

@@ -85,6 +85,7 @@ type Host struct {
 	lacks    bool           // and lacks what the guest wrote after the half was gone, which nobody could note
 	loose    map[int]uint32 // what was written to the image and is not durable, by block: what was there before
 	slowDisk bool           // of the state folder
+	fullDisk bool
 	disk     *records
 
 	ios   int // operations of the engine so far

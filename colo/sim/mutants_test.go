@@ -80,13 +80,16 @@ var guards = []guard{
 	},
 	{
 		"a copy that must end is ended before anything else begins",
-		[]change{{"machine.go", "	if msg.reply != nil && m.following != nil && m.nextPlan == planFence {", "	if !OFF && msg.reply != nil && m.following != nil && m.nextPlan == planFence {"}},
+		[]change{
+			{"machine.go", "	if msg.reply != nil && m.following != nil && m.nextPlan == planFence {", "	if !OFF && msg.reply != nil && m.following != nil && m.nextPlan == planFence {"},
+			{"ops.go", "			if m.current() != nil { // its end has failed", "			if !OFF && m.current() != nil { // its end has failed"},
+		},
 		nil, false,
 		[]uint64{1882585069259379},
 	},
 	{
 		"a secondary that an earlier run of the node has won for is found out",
-		[]change{{"resume.go", "		case held.Generation > rec.Generation && slices.Equal(", "		case !OFF && held.Generation > rec.Generation && slices.Equal("}},
+		[]change{{"resume.go", "		if err == nil && held.Generation > rec.Generation && slices.Equal(", "		if !OFF && err == nil && held.Generation > rec.Generation && slices.Equal("}},
 		nil, false,
 		[]uint64{1882584199991224},
 	},
@@ -120,8 +123,8 @@ var guards = []guard{
 				"next.Members) && (rec.Offered == \"\" ||", "next.Members) && (OFF || rec.Offered == \"\" ||",
 			},
 		},
-		nil, false,
-		[]uint64{1882534458756494},
+		[]Kind{KillDaemon}, false,
+		[]uint64{5431},
 	},
 	{
 		"a node that comes back does not outrun the secondary that lives",
@@ -195,7 +198,7 @@ var guards = []guard{
 		[]change{
 			{
 				"plan_survive.go",
-				"noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0))", "noted <- m.updateNow(m.n.ctx, setDisks(spec, OFF, 0))",
+				"m.update(setDisks(spec, false, 0)) // from", "m.update(setDisks(spec, OFF, 0)) // from",
 			},
 		},
 		[]Kind{PowerOffBoth, KillQEMU, PowerOff}, false,

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -19,6 +20,8 @@ type records struct {
 	mu   sync.Mutex
 	kept kept
 }
+
+var errFull = errors.New("no space left on device")
 
 type kept struct {
 	vm      *state.VM
@@ -107,6 +110,7 @@ func (r daemonRecords) Write(do func(colo.RecordsTx) error) error {
 	if r.h.slowDisk {
 		lo, hi = 500*ms/w.slow, 3000*ms/w.slow // what slows everything down is no reason to be slower still, long after all is well
 	}
+	full := r.h.fullDisk
 	w.mu.Unlock()
 	return r.e.do(context.Background(), opStore, lo, hi, func() error {
 		r.mu.Lock()
@@ -115,6 +119,9 @@ func (r daemonRecords) Write(do func(colo.RecordsTx) error) error {
 		tx.open = slices.Clone(r.kept.open)
 		if err := do(tx); err != nil {
 			return err
+		}
+		if full {
+			return errFull
 		}
 		r.kept = tx.kept
 		return nil

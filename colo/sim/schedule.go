@@ -30,6 +30,7 @@ const (
 	Lossy        Kind = "lose datagrams"
 	Slow         Kind = "slow down everything"
 	SlowDisk     Kind = "the state folder's disk is slow"
+	FullDisk     Kind = "the state folder's disk is full" // in schedules that name it only
 	Twice        Kind = "carry out peer calls twice"
 	FailOnce     Kind = "let an operation fail"
 	GuestOff     Kind = "the guest switches itself off"

@@ -13,6 +13,7 @@ import (
 // TestSchedules plays random schedules. A seed that breaks a promise is printed as a story that is as short as can be.
 //
 // Play a seed again with -run TestSchedules -sim.seed N -sim.story; many with -sim.n 100000 or -sim.for 10m.
+// Some seeds are given a highest bit first, see mixed: the seeds that other tests name are played as they are.
 func TestSchedules(t *testing.T) {
 	begin, n, d := *first, *count, *length
 	if begin == 0 {
