@@ -180,7 +180,7 @@ var guards = []guard{
 			},
 		},
 		nil, false,
-		[]uint64{116, 1254, 2130, 2249},
+		[]uint64{237, 1254, 2130},
 	},
 	{
 		"a report of an older generation is ignored",
