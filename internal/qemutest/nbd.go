@@ -24,7 +24,7 @@ type NBD struct {
 // ServeNBD serves files of this content, by export. One whose name begins with "ro" can't be written.
 func ServeNBD(t testing.TB, files map[string][]byte) *NBD {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
