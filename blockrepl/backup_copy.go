@@ -34,8 +34,8 @@ import (
 // an error.
 
 const (
-	// backupRead must fit into a unix socket's buffer (net.core.wmem_default).
-	backupRead = HashBlock
+	// backupRead is one answer of QEMU's.
+	backupRead = nbdMaxRead
 	// backupWrite and backupZeroes go to the server in one request, at most.
 	backupWrite  = 1 << 20
 	backupZeroes = 32 << 20

@@ -59,8 +59,9 @@ const (
 	nbdCmdWriteZeroes = 6
 )
 
-// nbdMaxRead is what QEMU answers at once at most.
-const nbdMaxRead = 32 << 20
+// nbdMaxRead fits into a unix socket's buffer (net.core.wmem_default). At a checkpoint QEMU waits until its answers have been taken: a larger one that a daemon which stands
+// still doesn't take would hold it up.
+const nbdMaxRead = HashBlock
 
 // errNBD is what a server that doesn't keep to the protocol gets.
 var errNBD = errors.New("blockrepl: unexpected answer of an NBD server")

@@ -52,8 +52,9 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), arbiterTimeout)
 	defer cancel()
 	cur, err := a.Get(ctx, rec.ID)
-	if err == nil && hidden(rec, cur, me) {
-		m.update(setDisks(spec, false, 0)) // before this node's record hides that it was so
+	note := func(r arbiter.Record) { m.update(setRecord(r.Generation, r.Members)) }
+	if err == nil && hidden(rec, cur, me) { // in one: a record that is as new as the sign would hide it
+		note = func(r arbiter.Record) { m.update(both(setRecord(r.Generation, r.Members), setDisks(spec, false, 0))) }
 	}
 	switch {
 	case errors.Is(err, arbiter.ErrNoRecord) && rec.Generation == 0:
@@ -61,7 +62,7 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 	case err != nil:
 		return arbiter.Record{}, err
 	case !cur.Has(me):
-		m.update(setRecord(cur.Generation, cur.Members))
+		note(cur)
 		return cur, fmt.Errorf("%w: generation %d belongs to %v", errLost, cur.Generation, cur.Members)
 	case cur.Generation < rec.Generation && !slices.Equal(rec.Members, []string{me}):
 		// The other current copy could be told the same by the arbiter that knows.
@@ -73,7 +74,7 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 		}
 		return m.advanceHeld(ctx, members)
 	case slices.Equal(cur.Normal().Members, next.Members) && (rec.Offered == "" || slices.Contains(members, rec.Offered)):
-		m.update(setRecord(cur.Generation, cur.Members))
+		note(cur)
 		return cur, nil // the set is what is asked for already
 	default: // also for the same set, when a question of before that would have changed it may still be on its way: it is too late from here on
 		next.Generation = cur.Generation + 1
@@ -85,7 +86,7 @@ func (m *machine) advanceHeld(ctx context.Context, members []string) (arbiter.Re
 	if err != nil {
 		return arbiter.Record{}, err
 	}
-	m.update(setRecord(got.Generation, got.Members))
+	note(got)
 	if got.Generation >= next.Generation && slices.Equal(got.Normal().Members, next.Members) {
 		return got, nil // the set is what was asked for, by whomever
 	}
@@ -117,7 +118,7 @@ func (m *machine) advanceAnew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.update(both(setRecord(got.Generation, got.Members), setDisks(spec, false, 0))) // in one: a record that is as new as the sign would hide it
+	m.update(both(setRecord(got.Generation, got.Members), setDisks(spec, false, 0)))
 	if !slices.Equal(got.Normal().Members, me) {
 		return fmt.Errorf("%w: generation %d belongs to %v", errLost, got.Generation, got.Members)
 	}

@@ -110,7 +110,7 @@ var coldTable = []coldRow{
 	}, coldWait, say("%s is at generation %d: this node's disks are stale", thePeer, theirGen)},
 	{"a disk here is incomplete", func(f coldFacts) bool { return !f.disks },
 		coldHold, say("a disk here is incomplete: it needs %s, or a person who accepts the loss", thePeer)},
-	{"the arbiter has no record, and only this node may go on, by its own", func(f coldFacts) bool { return f.answer == emptyArbiter && alone(f) },
+	{"the arbiter has no record, and only this node may go on, by its own", func(f coldFacts) bool { return f.answer == emptyArbiter && alone(f) && primary(f) },
 		coldHold, say("the arbiter has no record of a VM of which generation %d belongs to this node alone: if it has lost its memory, or is a new one, coloctl vm restore-record", ownGen)},
 	{"the arbiter has no record", func(f coldFacts) bool { return f.answer == emptyArbiter },
 		coldHold, say("the arbiter has no record of a VM that is at generation %d here: it has lost its memory or is the wrong one", ownGen)},

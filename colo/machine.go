@@ -258,6 +258,8 @@ func (m *machine) take(ctx context.Context, t Transition, msg message) {
 		}
 	case msg.kind == ReqProtect && m.job != nil && m.job.plan.Kind == planProtect: // answered when that has ended
 		m.job.waiters = append(m.job.waiters, msg.reply)
+	case msg.kind == ReqForce && m.job != nil && msg.reply != nil: // of a copy that goes on already
+		m.job.waiters = append(m.job.waiters, msg.reply)
 	default:
 		msg.answer(nil)
 	}

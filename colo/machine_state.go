@@ -15,6 +15,7 @@ type marks struct {
 	proven    uint64    // the generation in which it was one of two
 	forced    bool      // a person says so
 	overrule  bool      // and accepts the loss of what another copy wrote
+	unnoted   bool      // a person doesn't want the winner's note to be waited for
 	heartbeat bool      // silence is the only sign of the loss
 	claims    int       // attempts so far
 	asked     bool      // the arbiter may have been changed by one of them
@@ -46,7 +47,11 @@ func (m *machine) note(t Transition, gen uint64) {
 		k.proof, k.proven = true, max(k.proven, gen)
 		m.wake()
 	case ReqForce:
-		k.forced = true
+		if t.From == FailingOver {
+			k.unnoted = true
+		} else {
+			k.forced = true
+		}
 	}
 	if t.To == t.From && t.Plan == "" {
 		return // what is to follow stays as it is

@@ -65,16 +65,17 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 }
 
 // noteIncomplete returns when it can't be forgotten any more, also not by a loss of power, that the disks here lack what this copy is about to write. A slow disk of the
-// state folder is waited for. Where that can't be written the arbiter is told instead, see [hidden]; without one, or when a person has spoken, the copy goes on all the same:
-// silence would be worse then than what the note protects from.
+// state folder is waited for. Where that can't be written the arbiter is told instead, see [hidden]. Without one the copy goes on all the same: silence would be worse then
+// than what the note protects from. A person's word ends the wait.
 func (m *machine) noteIncomplete(ctx context.Context) error {
+	_, spec := m.info()
 	look := time.NewTicker(m.n.cfg.HeartbeatInterval)
 	defer look.Stop()
 	defer m.setOutlook("")
 	said := time.Now().Add(time.Second)
 	for {
 		noted := make(chan error, 1)
-		m.n.wg.Go(func() { noted <- m.noted(m.n.ctx) })
+		m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
 		var failed error
 		for waits := true; waits; {
 			select {
@@ -108,7 +109,7 @@ func (m *machine) noteIncomplete(ctx context.Context) error {
 		m.log.Error("neither the state folder nor the arbiter takes the note that the disks here alone are incomplete: silent until one does", "err", errors.Join(failed, err))
 		m.setOutlook("silent until the state folder or the arbiter has taken the note of it: " + failed.Error())
 		select {
-		case <-look.C:
+		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -118,5 +119,6 @@ func (m *machine) noteIncomplete(ctx context.Context) error {
 // vouched says whether the copy here goes on by a person's word.
 func (m *machine) vouched() bool {
 	rec, _ := m.info()
-	return m.marked().forced || rec.Vouched != 0
+	k := m.marked()
+	return k.forced || k.unnoted || rec.Vouched != 0
 }

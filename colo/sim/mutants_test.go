@@ -89,7 +89,7 @@ var guards = []guard{
 	},
 	{
 		"a secondary that an earlier run of the node has won for is found out",
-		[]change{{"resume.go", "		if err == nil && held.Generation > rec.Generation && slices.Equal(", "		if !OFF && err == nil && held.Generation > rec.Generation && slices.Equal("}},
+		[]change{{"resume.go", "		if err == nil && held.Generation > rec.Generation && held.By == ", "		if !OFF && err == nil && held.Generation > rec.Generation && held.By == "}},
 		nil, false,
 		[]uint64{1882584199991224},
 	},
@@ -199,6 +199,10 @@ var guards = []guard{
 			{
 				"plan_survive.go",
 				"m.update(setDisks(spec, false, 0)) // from", "m.update(setDisks(spec, OFF, 0)) // from",
+			},
+			{
+				"plan_survive.go",
+				"noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0))", "noted <- m.updateNow(m.n.ctx, setDisks(spec, OFF, 0))",
 			},
 		},
 		[]Kind{PowerOffBoth, KillQEMU, PowerOff}, false,
