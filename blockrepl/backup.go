@@ -34,6 +34,9 @@ type BackupOptions struct {
 	Socket     string
 	Speed      int64 // bytes a second for each disk; 0 is no limit
 	OnProgress func(done, total int64)
+	OnLeft     func(error) // may be nil; called when its end fails for the first time. It is tried again until QEMU is gone
+
+	scratch int64 // what scratch images may take together; 0 is what there is
 }
 
 func (d Disk) backup() string       { return "backup-" + d.Name }
@@ -45,9 +48,12 @@ func backupBitmap(id string) string { return "backup-" + id }
 // backupLook is how often a backup's jobs are asked how far they are.
 const backupLook = 100 * time.Millisecond
 
+// backupAgain is how often the end of one is tried again.
+const backupAgain = time.Second
+
 // Backup makes one and returns when it is written to its targets, which the
-// caller must flush. Nothing of it is left in QEMU after an error, and of an earlier
-// one that was interrupted by the daemon's end neither. While it runs, no resync
+// caller must flush. Nothing of it is left in QEMU after an error, unless the connection
+// to that has ended, and of an earlier one that was interrupted by the daemon's end neither. While it runs, no resync
 // may. With Since it returns ErrNoBitmap if this QEMU has no record from there on.
 func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (err error) {
 	if err := EndBackup(ctx, c, disks); err != nil {
@@ -71,10 +77,10 @@ func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (
 	}
 	defer exports.Close()
 	defer func() {
+		ended := err
+		err = errors.Join(err, o.end(context.WithoutCancel(ctx), c, disks))
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
 		defer cancel()
-		ended := err
-		err = errors.Join(err, EndBackup(cctx, c, disks))
 		switch {
 		case o.ID == "":
 		case ended != nil: // those before stay good
@@ -84,7 +90,11 @@ func Backup(ctx context.Context, c *qmp.Client, disks []Disk, o BackupOptions) (
 		}
 	}()
 	for _, d := range disks {
-		if err := c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name], o.Server != nil)); err != nil {
+		node, err := o.backupTargetNode(d)
+		if err != nil {
+			return err
+		}
+		if err := c.BlockdevAdd(ctx, node); err != nil {
 			return err
 		}
 		if o.Server != nil {
@@ -128,22 +138,19 @@ func (o BackupOptions) actions(d Disk) []action {
 }
 
 // backupTargetNode doesn't open what the image is based on: only whole clusters
-// are written. What is only scratch isn't flushed: a checkpoint, which flushes all
-// that QEMU has open, need not wait for what nobody reads after a crash.
-func backupTargetNode(d Disk, path string, scratch bool) any {
-	var cache map[string]bool
-	if scratch {
-		cache = map[string]bool{"no-flush": true}
+// are written.
+func (o BackupOptions) backupTargetNode(d Disk) (any, error) {
+	if o.Server != nil {
+		return scratchNode(d, o.Targets[d.Name])
 	}
 	return struct {
-		Driver       string          `json:"driver"`
-		NodeName     string          `json:"node-name"`
-		Discard      string          `json:"discard"`
-		DetectZeroes string          `json:"detect-zeroes"`
-		Cache        map[string]bool `json:"cache,omitempty"`
-		Backing      *string         `json:"backing"`
-		File         fileNode        `json:"file"`
-	}{QCOW2, d.backupTarget(), unmap, unmap, cache, nil, fileNode{Driver: "file", NodeName: "bkfile-" + d.Name, Filename: path, Discard: unmap}}
+		Driver       string   `json:"driver"`
+		NodeName     string   `json:"node-name"`
+		Discard      string   `json:"discard"`
+		DetectZeroes string   `json:"detect-zeroes"`
+		Backing      *string  `json:"backing"`
+		File         fileNode `json:"file"`
+	}{QCOW2, d.backupTarget(), unmap, unmap, nil, fileNode{Driver: "file", NodeName: "bkfile-" + d.Name, Filename: o.Targets[d.Name], Discard: unmap}}, nil
 }
 
 func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) error {
@@ -188,12 +195,52 @@ func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) er
 	}
 }
 
+// end is EndBackup until that has succeeded or the connection to QEMU has ended: as long
+// as a job runs, what the guest overwrites takes room, and nobody else would end it.
+func (o BackupOptions) end(ctx context.Context, c *qmp.Client, disks []Disk) error {
+	again := time.NewTicker(backupAgain)
+	defer again.Stop()
+	for tell := o.OnLeft; ; {
+		cctx, cancel := context.WithTimeout(ctx, answerWithin)
+		err := EndBackup(cctx, c, disks)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if tell != nil {
+			tell(err)
+			tell = nil
+		}
+		select {
+		case <-c.Done():
+			return err
+		case <-again.C:
+		}
+	}
+}
+
 // EndBackup ends what there is of a backup in this QEMU: its exports, jobs and
-// targets, not the bitmaps.
+// targets, not the bitmaps. The jobs are ended also where the exports can't be.
 func EndBackup(ctx context.Context, c *qmp.Client, disks []Disk) error {
-	if err := endBackupExports(ctx, c, disks); err != nil {
+	ended := endBackupExports(ctx, c, disks)
+	if err := errors.Join(ended, endBackupJobs(ctx, c, disks)); err != nil {
 		return err
 	}
+	g, err := readGraph(ctx, c)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range disks {
+		if g.has(d.backupTarget()) {
+			errs = append(errs, c.BlockdevDel(ctx, d.backupTarget()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endBackupJobs returns when the jobs are gone.
+func endBackupJobs(ctx context.Context, c *qmp.Client, disks []Disk) error {
 	tick := time.NewTicker(backupLook)
 	defer tick.Stop()
 	for {
@@ -202,24 +249,23 @@ func EndBackup(ctx context.Context, c *qmp.Client, disks []Disk) error {
 			return err
 		}
 		left := false
+		var errs []error
 		for _, d := range disks {
 			for _, j := range jobs {
 				switch {
 				case j.ID != d.backup():
 				case j.Status == "concluded":
-					if err := c.JobDismiss(ctx, j.ID); err != nil {
-						return err
-					}
+					errs = append(errs, c.JobDismiss(ctx, j.ID))
 				default: // it may be ending already
 					left = true
 					if err := c.JobCancel(ctx, j.ID); err != nil && !refused(err) {
-						return err
+						errs = append(errs, err)
 					}
 				}
 			}
 		}
-		if !left {
-			break
+		if err := errors.Join(errs...); err != nil || !left {
+			return err
 		}
 		select {
 		case <-tick.C:
@@ -227,18 +273,6 @@ func EndBackup(ctx context.Context, c *qmp.Client, disks []Disk) error {
 			return context.Cause(ctx)
 		}
 	}
-	g, err := readGraph(ctx, c)
-	if err != nil {
-		return err
-	}
-	for _, d := range disks {
-		if g.has(d.backupTarget()) {
-			if err := c.BlockdevDel(ctx, d.backupTarget()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // dropBackupBitmaps removes some of them.

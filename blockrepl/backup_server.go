@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/coloctl/coloctl/qmp"
 )
 
@@ -165,32 +163,10 @@ func (o BackupOptions) openExports(ctx context.Context, disks []Disk) (backupExp
 	if o.Server == nil {
 		return nil, nil
 	}
-	for _, d := range disks {
-		if err := CheckScratch(filepath.Dir(o.Targets[d.Name])); err != nil {
-			return nil, err
-		}
+	if err := o.boundScratch(disks); err != nil {
+		return nil, err
 	}
 	return o.Server.open(ctx, disks)
-}
-
-// scratchReserve is what a scratch image leaves to others of its file system, at
-// most; on a small one it is a twentieth.
-const scratchReserve = 1 << 30
-
-// CheckScratch tells whether a file system has room for scratch images.
-func CheckScratch(dir string) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	return scratchFits(dir, fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)) //nolint:gosec // a size
-}
-
-func scratchFits(dir string, free, all uint64) error {
-	if reserve := min(scratchReserve, all/20); free < reserve {
-		return fmt.Errorf("%s: %w: %d MiB are free, of which %d MiB are left to others", dir, ErrScratchFull, free>>20, reserve>>20)
-	}
-	return nil
 }
 
 func (d Disk) backupView() string   { return "bkview-" + d.Name }

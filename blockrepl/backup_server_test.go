@@ -243,6 +243,100 @@ func TestBackupScratchFull(t *testing.T) {
 	}
 }
 
+// TestBackupScratchBounded: no daemon watches a backup's jobs any more, and the guest overwrites more than there is room for. QEMU itself stops at the limit,
+// which all disks share, and no write of the guest fails.
+func TestBackupScratchBounded(t *testing.T) {
+	ctx := testContext(t)
+	a := newHost(t, "a", Raw, QCOW2)
+	a.startPrimary(ctx)
+	o := a.toServer(ctx, BackupServer{}, a.dir)
+	o.scratch = 8 * mib
+	must(t, o.boundScratch(a.disks))
+	files, length := []*os.File{}, int64(0)
+	for i, d := range a.disks {
+		a.io(ctx, i, "write -P 0x11 0 32M")
+		node, err := o.backupTargetNode(d)
+		must(t, err)
+		must(t, a.c.BlockdevAdd(ctx, node))
+		f, err := os.Open(o.Targets[d.Name])
+		must(t, err)
+		defer f.Close()
+		files = append(files, f)
+		must(t, os.Remove(o.Targets[d.Name]))
+	}
+	must(t, transaction(ctx, a.c, a.disks, o.actions))
+	taken := func() (all int64) {
+		t.Helper()
+		length = 0
+		for _, f := range files {
+			var st unix.Stat_t
+			must(t, unix.Fstat(int(f.Fd()), &st)) //nolint:gosec // a descriptor
+			all += st.Blocks * 512
+			length += st.Size
+		}
+		return all
+	}
+	for i := range a.disks { // the first MiB of each fits
+		a.io(ctx, i, "write -P 0x21 0 1M")
+	}
+	if got := taken(); got < 2*mib || got > o.scratch {
+		t.Errorf("%d bytes were kept of 2 MiB that were overwritten", got)
+	}
+	for i := range a.disks {
+		a.io(ctx, i, "write -P 0x22 0 24M")
+		a.io(ctx, i, "write -P 0x23 24M 8M")
+		a.io(ctx, i, "flush")
+		a.io(ctx, i, "read -P 0x22 0 24M")
+		a.io(ctx, i, "read -P 0x23 24M 8M")
+	}
+	if got := taken(); got > o.scratch || length > o.scratch {
+		t.Errorf("%d bytes are taken, in files of %d; the limit is %d", got, length, o.scratch)
+	}
+	must(t, EndBackup(ctx, a.c, a.disks))
+	a.backupClean(ctx, "after the limit was reached", o)
+	o = a.toServer(ctx, BackupServer{}, a.dir)
+	o.scratch = mib
+	if err := o.boundScratch(a.disks); !errors.Is(err, ErrScratchFull) {
+		t.Errorf("half a MiB for each is enough: %v", err)
+	}
+}
+
+// TestBackupEndRepeated: what shows the disks can't be removed at a backup's end. Its jobs, which take room, are ended all the same, and the rest is tried again.
+func TestBackupEndRepeated(t *testing.T) {
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	a := newHost(t, "a", Raw, QCOW2)
+	a.startPrimary(ctx)
+	a.io(ctx, 0, "write -P 0x11 0 8M")
+	s := qemutest.ServeNBD(t, map[string][]byte{"vda": make([]byte, 64*mib), "vdb": make([]byte, 64*mib)})
+	o := a.toServer(ctx, at(s, ""), a.dir)
+	o.Speed = mib
+	used := false
+	bctx, stop := context.WithCancel(ctx)
+	o.OnProgress = func(int64, int64) {
+		if !used {
+			must(t, a.c.BlockdevAdd(ctx, map[string]any{"driver": Raw, "node-name": "user", "file": a.disks[0].backupView(), "read-only": true}))
+			used = true
+			stop()
+		}
+	}
+	told := 0
+	o.OnLeft = func(err error) {
+		told++
+		jobs, qerr := a.c.QueryJobs(ctx)
+		if qerr != nil || len(jobs) > 0 {
+			t.Errorf("%v: jobs %v go on: %v", err, jobs, qerr)
+		}
+		a.io(ctx, 0, "write -P 0x21 4M 1M")
+		must(t, a.c.BlockdevDel(ctx, "user"))
+	}
+	if err := Backup(bctx, a.c, a.disks, o); !errors.Is(err, context.Canceled) || told != 1 {
+		t.Errorf("told %d times: %v", told, err)
+	}
+	a.backupClean(ctx, "after an end that was repeated", o)
+	a.io(ctx, 0, "read -P 0x21 4M 1M")
+}
+
 // TestBackupLeft: what a daemon that was killed in the middle of a backup to a server has left is removed, and so is an NBD server that it had just started,
 // while one that serves a peer stays.
 func TestBackupLeft(t *testing.T) {
@@ -250,8 +344,11 @@ func TestBackupLeft(t *testing.T) {
 	a := newHost(t, "a", Raw, QCOW2)
 	a.startPrimary(ctx)
 	o := a.toServer(ctx, BackupServer{}, a.dir)
+	must(t, o.boundScratch(a.disks))
 	for _, d := range a.disks {
-		must(t, a.c.BlockdevAdd(ctx, backupTargetNode(d, o.Targets[d.Name], true)))
+		node, err := o.backupTargetNode(d)
+		must(t, err)
+		must(t, a.c.BlockdevAdd(ctx, node))
 		must(t, os.Remove(o.Targets[d.Name]))
 	}
 	must(t, transaction(ctx, a.c, a.disks, o.actions))
@@ -264,13 +361,13 @@ func TestBackupLeft(t *testing.T) {
 	must(t, a.c.Execute(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes))
 	scratch := 0
 	for _, n := range nodes {
-		if of := strings.HasPrefix(n.Name, "bktgt-") || strings.HasPrefix(n.Name, "bkfile-"); of != n.Cache.NoFlush {
+		if of := strings.HasPrefix(n.Name, "bktgt-") || strings.HasPrefix(n.Name, "bkroom-") || strings.HasPrefix(n.Name, "bkfile-"); of != n.Cache.NoFlush {
 			t.Errorf("%+v: only what is scratch needs no flush", n)
 		} else if of {
 			scratch++
 		}
 	}
-	if scratch != 2*len(a.disks) {
+	if scratch != 3*len(a.disks) {
 		t.Errorf("%d nodes of scratch images", scratch)
 	}
 	must(t, serveUnix(ctx, a.c, a.disks, o.Socket))
@@ -358,8 +455,9 @@ func TestScratchFits(t *testing.T) {
 	}{
 		{1 << 30, 1 << 40, true}, {1<<30 - 1, 1 << 40, false}, {50 << 20, 1000 << 20, true}, {49 << 20, 1000 << 20, false}, {0, 0, true},
 	} {
-		if err := scratchFits("/x", c.free, c.all); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrScratchFull) {
-			t.Errorf("%+v: %v", c, err)
+		room, err := scratchFits("/x", c.free, c.all)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrScratchFull) || room > int64(c.free) { //nolint:gosec // a size
+			t.Errorf("%+v: %d %v", c, room, err)
 		}
 	}
 }

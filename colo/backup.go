@@ -91,7 +91,7 @@ func (n *Node) Backup(ctx context.Context, vm string, o BackupOptions) (_ Manife
 		}
 	}
 	out.Time = time.Now().UTC()
-	err = c.Backup(ctx, blockrepl.BackupOptions{ID: out.ID, Since: since, Targets: targets, Speed: o.Limit, OnProgress: func(done, total int64) {
+	err = c.Backup(ctx, blockrepl.BackupOptions{ID: out.ID, Since: since, Targets: targets, Speed: o.Limit, OnLeft: m.backupLeft, OnProgress: func(done, total int64) {
 		out.Bytes = total
 		m.tellBackup("making a backup", done, total)
 	}})
@@ -200,6 +200,11 @@ func (m *machine) noBackup() error {
 		return fmt.Errorf("%s: %w: again when that has ended", m.name, ErrBackupRuns)
 	}
 	return nil
+}
+
+// backupLeft says that a backup which is over still holds something: until that has gone no other one begins, nor a resync.
+func (m *machine) backupLeft(err error) {
+	m.log.Warn("a backup could not be ended; it is tried again", "err", err)
 }
 
 func (m *machine) tellBackup(what string, done, total int64) {
@@ -376,7 +381,7 @@ func (n *Node) Export(ctx context.Context, vm string, o ExportOptions) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(taken)) }()
-	err = c.Backup(ctx, blockrepl.BackupOptions{Targets: map[string]string{o.Disk: taken}, OnProgress: func(done, total int64) {
+	err = c.Backup(ctx, blockrepl.BackupOptions{Targets: map[string]string{o.Disk: taken}, OnLeft: m.backupLeft, OnProgress: func(done, total int64) {
 		m.tellBackup("exporting disk "+o.Disk, done, total)
 	}})
 	if err != nil {

@@ -39,7 +39,7 @@ func (n *Node) backupToServer(ctx context.Context, m *machine, c Copy, o BackupO
 	}
 	defer m.verifying.Unlock()
 	out.Time = time.Now().UTC()
-	err = c.Backup(ctx, blockrepl.BackupOptions{Server: &s, Speed: o.Limit, OnProgress: func(done, total int64) {
+	err = c.Backup(ctx, blockrepl.BackupOptions{Server: &s, Speed: o.Limit, OnLeft: m.backupLeft, OnProgress: func(done, total int64) {
 		out.Bytes = total
 		m.tellBackup("making a backup", done, total)
 	}})
