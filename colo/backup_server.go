@@ -14,6 +14,10 @@ import (
 // ErrVerifyRuns is returned for what can't be done while the halves of the VM's disks are compared: both need QEMU's one NBD server.
 var ErrVerifyRuns = errors.New("its disks are being compared")
 
+// ErrBackupYields is returned by a backup to a server that was ended because its VM is not protected any more, or is about to be: the server would have decided when it
+// can be.
+var ErrBackupYields = errors.New("the backup has made way")
+
 // backupServer is where a backup goes that is to go to a server.
 func backupServer(o BackupOptions) (blockrepl.BackupServer, error) {
 	s, err := blockrepl.ParseBackupServer(o.Server)
@@ -38,16 +42,54 @@ func (n *Node) backupToServer(ctx context.Context, m *machine, c Copy, o BackupO
 		return Manifest{}, fmt.Errorf("%s: %w: again when that has ended", m.name, ErrVerifyRuns)
 	}
 	defer m.verifying.Unlock()
+	ctx, ended := m.untilChange(ctx)
+	defer ended()
 	out.Time = time.Now().UTC()
 	err = c.Backup(ctx, blockrepl.BackupOptions{Server: &s, Speed: o.Limit, OnLeft: m.backupLeft, OnProgress: func(done, total int64) {
 		out.Bytes = total
 		m.tellBackup("making a backup", done, total)
 	}})
 	if err != nil {
+		if why := context.Cause(ctx); errors.Is(why, ErrBackupYields) && !errors.Is(err, why) {
+			err = fmt.Errorf("%w: %w", why, err)
+		}
 		return Manifest{}, err
 	}
 	m.emit(Event{Kind: "backup", State: m.State(), Text: fmt.Sprintf("%d bytes to %s", out.Bytes, o.Server), Fields: map[string]any{"server": o.Server, "bytes": out.Bytes}})
 	return out, nil
+}
+
+// untilChange is a context for a backup that ends, with ErrBackupYields, when the VM's state changes: a VM that has lost its other copy gets none while a backup is
+// made, nor does one that runs alone (see noBackup), and how long that takes is up to the server and the network. An attempt to protect a VM that was refused for the
+// backup's sake has changed the state, too. The caller calls done, which waits for what is used here.
+func (m *machine) untilChange(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	begin, ended := m.inState(), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			m.mu.Lock()
+			changed, since, now, why := m.changed, m.since, m.state, m.why
+			m.mu.Unlock()
+			switch {
+			case now != Protected && now != Solo:
+				cancel(fmt.Errorf("%s: %w: the VM is %s", m.name, ErrBackupYields, joinText(string(now), why)))
+				return
+			case !since.Equal(begin):
+				cancel(fmt.Errorf("%s: %w: the VM has become %s meanwhile", m.name, ErrBackupYields, joinText(string(now), why)))
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-ended
+	}
 }
 
 // checkBackupServer tells why backupToServer would be refused now, and writes nothing.

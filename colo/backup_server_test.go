@@ -130,3 +130,58 @@ func TestBackupToServer(t *testing.T) {
 	must(t, err)
 	s.same(ctx, false)
 }
+
+// TestBackupYields: a server that stands still doesn't keep a VM from being protected: the backup ends when its VM loses its other copy, and when a lone one is to get one.
+func TestBackupYields(t *testing.T) {
+	s := startSmall(t, 2)
+	s.create(colo.DiskSpec{Name: "vda", File: "a.raw", Size: smallDisk})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	n1 := s.nodes["n1"]
+	must(t, n1.Start(ctx, "web"))
+	s.io(ctx, "n1", "write -P 0x61 1M 20M")
+	store := qemutest.ServeNBD(t, map[string][]byte{"vda": make([]byte, smallDisk)})
+	// begin begins a backup, and stops the server when something was copied.
+	begin := func() <-chan error {
+		t.Helper()
+		events, done := n1.Watch(ctx), make(chan error, 1)
+		go func() {
+			_, err := n1.Backup(ctx, "web", colo.BackupOptions{Server: "nbd://" + store.Address, Limit: 1 << 20})
+			done <- err
+		}()
+		for copied := int64(0); copied == 0; {
+			select {
+			case ev := <-events:
+				if ev.Kind == "progress" {
+					copied, _ = ev.Fields["done"].(int64)
+				}
+			case err := <-done:
+				t.Fatalf("it ended too early: %v", err)
+			}
+		}
+		store.Freeze()
+		return done
+	}
+	yields := func(what string, done <-chan error) {
+		t.Helper()
+		err := <-done
+		if !errors.Is(err, colo.ErrBackupYields) || errors.Is(err, blockrepl.ErrServerSilent) {
+			t.Errorf("%s: %v", what, err)
+		}
+		t.Log(err)
+		store.Thaw()
+	}
+
+	done := begin()
+	if err := n1.Protect(ctx, "web", colo.ProtectOptions{}); !errors.Is(err, colo.ErrBackupRuns) {
+		t.Errorf("protected meanwhile: %v", err)
+	}
+	yields("alone, and to be protected", done)
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+
+	done = begin()
+	s.killQEMU("n2")
+	yields("the other copy lost", done)
+	s.await("n1", "going on", func(st colo.Status) bool { return st.State == colo.Solo })
+	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+}
