@@ -47,10 +47,15 @@ const (
 )
 
 // serve shows the disks as they were when the jobs began, and copies them to the exports.
-func (o BackupOptions) serve(ctx context.Context, c *qmp.Client, disks []Disk, exports backupExports) error {
+func (o BackupOptions) serve(ctx context.Context, c *qmp.Client, disks []Disk, exports backupExports) (err error) {
 	if err := serveUnix(ctx, c, disks, o.Socket); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil { // what follows removes the server with its exports
+			err = errors.Join(err, stopIdleServer(context.WithoutCancel(ctx), c))
+		}
+	}()
 	views := backupExports{}
 	defer views.Close()
 	for _, d := range disks {
@@ -105,6 +110,20 @@ func (o BackupOptions) serve(ctx context.Context, c *qmp.Client, disks []Disk, e
 			o.OnProgress(done.Load(), total)
 		}
 	}
+}
+
+// stopIdleServer stops an NBD server that was started and serves nothing yet.
+func stopIdleServer(ctx context.Context, c *qmp.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	exports, err := c.QueryBlockExports(ctx)
+	if err != nil || len(exports) > 0 {
+		return err
+	}
+	if err := c.NBDServerStop(ctx); !refused(err) {
+		return err
+	}
+	return nil
 }
 
 // intact tells whether the jobs still keep what the guest overwrites, and have room for it.
@@ -164,20 +183,23 @@ func (p *diskCopy) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// read sends all of the disk, in parts.
-func (p *diskCopy) read(ctx context.Context, parts chan<- diskPart, buffers <-chan []byte) error {
-	largest := int64(backupWrite)
-	if p.o.Speed > 0 { // so that it comes evenly
-		largest = min(largest, max(backupRead, p.o.Speed/4/backupRead*backupRead))
+// largest is how much of a part is read before it is sent, at most, so that a limited
+// backup comes evenly.
+func (p *diskCopy) largest(part int64) int64 {
+	if p.o.Speed > 0 {
+		part = min(part, max(backupRead, p.o.Speed/4/backupRead*backupRead))
 	}
+	return part
+}
+
+// read sends all of the disk, in parts. What is limited is what is read: that loads the
+// disk, whatever there is on it.
+func (p *diskCopy) read(ctx context.Context, parts chan<- diskPart, buffers <-chan []byte) error {
 	pace := pacer{at: time.Now()}
 	var part diskPart
 	send := func() error {
 		if part.length == 0 {
 			return nil
-		}
-		if err := pace.take(ctx, int64(len(part.data)), p.o.Speed); err != nil {
-			return err
 		}
 		select {
 		case parts <- part:
@@ -190,6 +212,9 @@ func (p *diskCopy) read(ctx context.Context, parts chan<- diskPart, buffers <-ch
 	block := make([]byte, backupRead)
 	for at := int64(0); at < p.d.Size; at += int64(len(block)) {
 		block = block[:min(backupRead, p.d.Size-at)]
+		if err := pace.take(ctx, int64(len(block)), p.o.Speed); err != nil {
+			return err
+		}
 		if err := p.from.readAt(ctx, block, at); err != nil {
 			if errors.Is(err, unix.EINVAL) { // as QEMU tells that
 				err = fmt.Errorf("what the guest has overwritten could not be kept in %s, most likely for lack of room: %w", filepath.Dir(p.o.Targets[p.d.Name]), err)
@@ -197,9 +222,9 @@ func (p *diskCopy) read(ctx context.Context, parts chan<- diskPart, buffers <-ch
 			return fmt.Errorf("disk %s can't be read any more as it was: %w", p.d.Name, err)
 		}
 		zero := bytes.Equal(block, zeroBlock[:len(block)])
-		most := largest
+		most := p.largest(backupWrite)
 		if zero {
-			most = backupZeroes
+			most = p.largest(backupZeroes)
 		}
 		if zero != (part.data == nil) || part.length+int64(len(block)) > most {
 			if err := send(); err != nil {
@@ -232,7 +257,10 @@ func (p *diskCopy) write(ctx context.Context, parts <-chan diskPart, buffers cha
 			buffers <- part.data[:0]
 		}
 		p.done.Add(part.length)
-		if written += int64(len(part.data)); written >= backupFlush {
+		if part.data != nil || !p.canZero() {
+			written += part.length
+		}
+		if written >= backupFlush {
 			written = 0
 			if err := p.ask(ctx, flushPatience, p.to.flush); err != nil {
 				return err
@@ -242,15 +270,21 @@ func (p *diskCopy) write(ctx context.Context, parts <-chan diskPart, buffers cha
 	return p.ask(ctx, flushPatience, p.to.flush)
 }
 
+// canZero says that the server makes zeroes of a length by itself.
+func (p *diskCopy) canZero() bool { return p.to.flags&nbdCanWriteZeroes != 0 }
+
+// zeroWrite is written to one that doesn't.
+var zeroWrite [backupWrite]byte
+
 func (p *diskCopy) writePart(ctx context.Context, part diskPart) error {
 	switch {
 	case part.data != nil:
 		return p.ask(ctx, 1, func(ctx context.Context) error { return p.to.write(ctx, part.data, part.offset) })
-	case p.to.flags&nbdCanWriteZeroes != 0:
+	case p.canZero():
 		return p.ask(ctx, 1, func(ctx context.Context) error { return p.to.zero(ctx, part.offset, part.length) })
 	}
-	for at := int64(0); at < part.length; at += HashBlock {
-		zeroes := zeroBlock[:min(HashBlock, part.length-at)]
+	for at := int64(0); at < part.length; at += backupWrite {
+		zeroes := zeroWrite[:min(backupWrite, part.length-at)]
 		if err := p.ask(ctx, 1, func(ctx context.Context) error { return p.to.write(ctx, zeroes, part.offset+at) }); err != nil {
 			return err
 		}

@@ -151,6 +151,9 @@ func (s BackupServer) openOne(ctx context.Context, d Disk) (*nbdClient, error) {
 	case n.flags&nbdIsReadOnly != 0:
 		_ = n.Close()
 		return nil, s.fault(d, ErrExportReadOnly, "the server says that it is read-only", "serve it writable")
+	case n.flags&nbdCanFlush == 0:
+		_ = n.Close()
+		return nil, s.fault(d, ErrExportUnsafe, "", "let the server offer flushes (nbd-server: flush = true)")
 	case n.size < d.Size:
 		_ = n.Close()
 		return nil, s.fault(d, ErrExportSize, fmt.Sprintf("%d bytes instead of %d", n.size, d.Size), "")

@@ -3,12 +3,15 @@ package blockrepl
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,7 +134,7 @@ func TestBackupToServer(t *testing.T) {
 
 	before := a.copies(ctx, "before")
 	o := a.toServer(ctx, to, a.dir)
-	o.Speed = 8 * mib
+	o.Speed = 24 * mib
 	must(t, run(o, func(<-chan error) {
 		overwrite(0x21)
 		a.checkpoint(ctx)
@@ -142,7 +145,7 @@ func TestBackupToServer(t *testing.T) {
 	// A server that stands still: the guest goes on while the backup waits, and the backup does when the server is back.
 	before = a.copies(ctx, "frozen")
 	o = a.toServer(ctx, to, a.dir)
-	o.Speed, o.Server.Patience = 8*mib, time.Hour
+	o.Speed, o.Server.Patience = 24*mib, time.Hour
 	must(t, run(o, func(ended <-chan error) {
 		s.Freeze()
 		unread, err := dialNBD(ctx, new(net.Dialer).DialContext, "unix", o.Socket, a.disks[0].backupView())
@@ -184,7 +187,7 @@ func TestBackupToServer(t *testing.T) {
 
 	before = a.copies(ctx, "last")
 	o = a.toServer(ctx, to, a.dir)
-	o.Speed = 8 * mib
+	o.Speed = 24 * mib
 	must(t, run(o, func(<-chan error) {
 		b.kill()
 		a.lostPeer(ctx)
@@ -380,6 +383,11 @@ func TestBackupLeft(t *testing.T) {
 	must(t, serveUnix(ctx, a.c, a.disks, o.Socket))
 	must(t, a.c.NBDServerStop(ctx))
 
+	if err := o.serve(ctx, a.c, a.disks, nil); err == nil {
+		t.Error("disks without a backup's job are shown")
+	}
+	a.backupClean(ctx, "after nothing could be shown", o)
+
 	b := newHost(t, "b", Raw)
 	b.startStandby(ctx)
 	must(t, EndBackup(ctx, b.c, b.disks))
@@ -459,5 +467,116 @@ func TestScratchFits(t *testing.T) {
 		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrScratchFull) || room > int64(c.free) { //nolint:gosec // a size
 			t.Errorf("%+v: %d %v", c, room, err)
 		}
+	}
+}
+
+// plainNBD is an NBD server on a pipe that offers no more than flags say, and answers until its client has gone. It counts what it gets.
+type plainNBD struct {
+	flags           uint16
+	size            int64
+	asked           []uint16 // commands
+	longest, total  uint32
+	ended           chan struct{}
+	network, socket string
+}
+
+func servePlain(t *testing.T, p *plainNBD) {
+	t.Helper()
+	p.network, p.socket, p.ended = "unix", filepath.Join(t.TempDir(), "nbd"), make(chan struct{})
+	l, err := new(net.ListenConfig).Listen(t.Context(), p.network, p.socket)
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close(); <-p.ended })
+	go func() {
+		defer close(p.ended)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		send := func(parts ...any) {
+			for _, v := range parts {
+				_ = binary.Write(conn, binary.BigEndian, v)
+			}
+		}
+		send([]byte(greeting), uint16(nbdFlagFixedNewstyle|nbdFlagNoZeroes))
+		var option struct {
+			Flags        uint32
+			Magic        uint64
+			Kind, Length uint32
+		}
+		if binary.Read(conn, binary.BigEndian, &option) != nil {
+			return
+		}
+		_, _ = io.CopyN(io.Discard, conn, int64(option.Length))
+		send(uint64(nbdReplyMagic), uint32(nbdOptGo), uint32(nbdRepInfo), uint32(12), uint16(nbdInfoExport), p.size, p.flags)
+		send(uint64(nbdReplyMagic), uint32(nbdOptGo), uint32(nbdRepAck), uint32(0))
+		for {
+			var r struct {
+				Magic          uint32
+				Flags, Command uint16
+				Cookie, Offset uint64
+				Length         uint32
+			}
+			if binary.Read(conn, binary.BigEndian, &r) != nil || r.Command == nbdCmdDisconnect {
+				return
+			}
+			p.asked = append(p.asked, r.Command)
+			if r.Command == nbdCmdWrite {
+				_, _ = io.CopyN(io.Discard, conn, int64(r.Length))
+				p.longest, p.total = max(p.longest, r.Length), p.total+r.Length
+			}
+			send(uint32(nbdSimpleMagic), uint32(0), r.Cookie)
+		}
+	}()
+}
+
+// TestBackupPlainServer: one that can't make what was written durable is refused. To one that can't make zeroes they are written, in few requests, and are flushed
+// as data is.
+func TestBackupPlainServer(t *testing.T) {
+	d := Disk{Name: "vda", Size: 300*mib + 512}
+	unsafe := &plainNBD{size: d.Size, flags: 1}
+	servePlain(t, unsafe)
+	if err := (BackupServer{Network: "unix", Address: unsafe.socket}).Check(t.Context(), []Disk{d}); !errors.Is(err, ErrExportUnsafe) {
+		t.Errorf("an export that can't be flushed: %v", err)
+	}
+	plain := &plainNBD{size: d.Size, flags: 1 | nbdCanFlush}
+	servePlain(t, plain)
+	s := BackupServer{Network: "unix", Address: plain.socket}
+	e, err := s.open(t.Context(), []Disk{d})
+	must(t, err)
+	parts := make(chan diskPart)
+	go func() {
+		defer close(parts)
+		for at := int64(0); at < d.Size; at += backupZeroes {
+			parts <- diskPart{offset: at, length: min(backupZeroes, d.Size-at)}
+		}
+	}()
+	p := &diskCopy{o: BackupOptions{Server: &s}, d: d, to: e[d.Name], done: new(atomic.Int64)}
+	must(t, p.write(t.Context(), parts, nil))
+	e.Close()
+	<-plain.ended
+	flushes := 0
+	for _, cmd := range plain.asked {
+		if cmd == nbdCmdFlush {
+			flushes++
+		}
+	}
+	if flushes != 2 || len(plain.asked) != 301+flushes || plain.longest != backupWrite || int64(plain.total) != d.Size || p.done.Load() != d.Size {
+		t.Errorf("%d flushes, %d requests of up to %d bytes, %d bytes of %d", flushes, len(plain.asked), plain.longest, plain.total, d.Size)
+	}
+}
+
+// TestBackupPace: a limit is one of what is read, also where there is nothing but zeroes.
+func TestBackupPace(t *testing.T) {
+	ctx := testContext(t)
+	a := newHost(t, "a", Raw)
+	a.startPrimary(ctx)
+	s := qemutest.ServeNBD(t, map[string][]byte{"vda": make([]byte, 64*mib)})
+	o := a.toServer(ctx, at(s, ""), a.dir)
+	o.Speed = 32 * mib
+	begun := time.Now()
+	must(t, Backup(ctx, a.c, a.disks, o))
+	if took := time.Since(begun); took < 1900*time.Millisecond {
+		t.Errorf("64 MiB of zeroes at 32 MiB a second took %v", took)
 	}
 }

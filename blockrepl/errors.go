@@ -61,6 +61,9 @@ var (
 	// ErrExportReadOnly: the export can't be written.
 	ErrExportReadOnly = errors.New("the export can't be written")
 
+	// ErrExportUnsafe: the server doesn't offer to make durable what was written.
+	ErrExportUnsafe = errors.New("the export can't be flushed: nobody could tell when the backup is durable there")
+
 	// ErrServerSilent: the server has left a request without an answer for
 	// longer than BackupServer.Patience.
 	ErrServerSilent = errors.New("the NBD server has stopped answering")

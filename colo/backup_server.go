@@ -115,6 +115,13 @@ func (l *qemuLauncher) scratch(vm string) string {
 	return filepath.Join(l.cfg.StorageDir, ".backup-"+vm)
 }
 
+// dropScratch removes what is left of that folder by a daemon that was killed, or by a host that lost power. Nothing depends on it.
+func (l *qemuLauncher) dropScratch(vm string) {
+	if err := os.RemoveAll(l.scratch(vm)); err != nil {
+		l.cfg.Log.Warn("the folder of a backup that was interrupted is still there", "vm", vm, "err", err)
+	}
+}
+
 // backupTo makes the scratch images for a backup to a server, and the backup.
 func (c *qemuCopy) backupTo(ctx context.Context, o blockrepl.BackupOptions) (err error) {
 	dir := c.l.scratch(c.spec.Name)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/coloctl/coloctl/blockrepl"
 	"github.com/coloctl/coloctl/colo"
 	"github.com/coloctl/coloctl/internal/qemutest"
@@ -184,4 +186,21 @@ func TestBackupYields(t *testing.T) {
 	yields("the other copy lost", done)
 	s.await("n1", "going on", func(st colo.Status) bool { return st.State == colo.Solo })
 	must(t, n1.Protect(ctx, "web", colo.ProtectOptions{}))
+
+	// A daemon and its QEMU that ended together in the middle of one, as with their host.
+	s.await("n1", "n1's QEMU", func(st colo.Status) bool { return st.PID > 0 })
+	left := filepath.Join(s.dir, "n1", ".backup-web")
+	must(t, os.Mkdir(left, 0o700))
+	must(t, os.WriteFile(filepath.Join(left, "vda.qcow2"), []byte("x"), 0o600))
+	pid := s.status("n1").PID
+	s.close("n1")
+	must(t, unix.Kill(pid, unix.SIGKILL))
+	s.open("n1")
+	for _, err := os.Stat(left); err == nil; _, err = os.Stat(left) {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("%s is left", left)
+		}
+	}
 }

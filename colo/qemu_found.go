@@ -103,11 +103,12 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if err != nil {
 		return nil, View{}, err
 	}
-	if i.BootID != boot {
-		return nil, View{}, nil // the host was restarted
+	var p *process
+	if i.BootID == boot { // else the host was restarted
+		p, err = findProcess(i.PID, i.StartTicks, l.logFile(s.Name))
 	}
-	p, err := findProcess(i.PID, i.StartTicks, l.logFile(s.Name))
 	if p == nil {
+		l.dropScratch(s.Name)
 		return nil, View{}, err
 	}
 	c := l.newCopy(s, p)
@@ -145,9 +146,7 @@ func (l *qemuLauncher) Attach(ctx context.Context, s *Spec, i state.Instance) (C
 	if err := blockrepl.EndBackup(ctx, c.main, c.disks); err != nil { // of a daemon that was killed meanwhile
 		c.log.Warn("a backup that was interrupted is still there", "err", err)
 	}
-	if err := os.RemoveAll(c.l.scratch(c.spec.Name)); err != nil {
-		c.log.Warn("the folder of a backup that was interrupted is still there", "err", err)
-	}
+	l.dropScratch(s.Name)
 	c.halves.lose(v.Gone...)
 	c.second.Store(v.Mode == "secondary" || v.Incoming)
 	c.off.Store(v.Off)
