@@ -204,8 +204,8 @@ func (o BackupOptions) end(ctx context.Context, c *qmp.Client, disks []Disk) err
 		cctx, cancel := context.WithTimeout(ctx, answerWithin)
 		err := EndBackup(cctx, c, disks)
 		cancel()
-		if err == nil {
-			return nil
+		if err == nil || c.Err() != nil {
+			return err
 		}
 		if tell != nil {
 			tell(err)
