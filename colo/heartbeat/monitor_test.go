@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,32 +46,44 @@ func TestConfirmationsAreTold(t *testing.T) {
 			n.SetBoth(host(i, "a"), host(i, "b"), heartbeattest.Quality{Delay: delay})
 		}
 		beat := time.Now()
-		var told int
-		var oldest time.Duration
-		var a *side
-		a = newSide(t, n, "a", 2, func(c *heartbeat.Config) {
+		var (
+			m      atomic.Pointer[heartbeat.Monitor]
+			mu     sync.Mutex
+			told   int
+			oldest time.Duration
+		)
+		a := newSide(t, n, "a", 2, func(c *heartbeat.Config) {
 			c.Beat = beat
-			c.OnConfirmed = func() { told, oldest = told+1, max(oldest, time.Since(a.m.Status().Confirmed)) }
+			c.OnConfirmed = func() {
+				mu.Lock()
+				defer mu.Unlock()
+				if m := m.Load(); m != nil {
+					told, oldest = told+1, max(oldest, time.Since(m.Status().Confirmed))
+				}
+			}
 		})
 		newSide(t, n, "b", 2, func(c *heartbeat.Config) { c.Beat = beat })
+		// after is what was told within a time that begins now.
+		after := func(d time.Duration) (int, time.Duration) {
+			mu.Lock()
+			told, oldest = 0, 0
+			mu.Unlock()
+			time.Sleep(d)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return told, oldest
+		}
+		m.Store(a.m)
 		time.Sleep(2*interval + interval/2)
 		synctest.Wait()
-		told, oldest = 0, 0
-		time.Sleep(100 * interval)
-		synctest.Wait()
-		if told != 100 {
-			t.Errorf("told %d times in 100 intervals", told)
-		}
-		if oldest > interval+2*delay {
-			t.Errorf("what was confirmed was %v old", oldest)
+		if told, oldest := after(100 * interval); told != 100 || oldest > interval+2*delay {
+			t.Errorf("told %d times in 100 intervals, of what was at most %v old", told, oldest)
 		}
 		cutAll(n, 2, true)
 		time.Sleep(10 * delay)
 		synctest.Wait()
-		told = 0
-		time.Sleep(10 * interval)
-		synctest.Wait()
-		if told != 0 {
+		if told, _ := after(10 * interval); told != 0 {
 			t.Errorf("told %d times while nothing came", told)
 		}
 	})
