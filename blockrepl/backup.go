@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -157,29 +158,17 @@ func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) er
 	tick := time.NewTicker(backupLook)
 	defer tick.Stop()
 	for {
-		jobs, err := c.QueryJobs(ctx)
+		jobs, err := backupJobs(ctx, c, disks)
 		if err != nil {
 			return err
 		}
 		var done, total int64
-		left, found := len(disks), 0
-		for _, d := range disks {
-			for _, j := range jobs {
-				if j.ID != d.backup() {
-					continue
-				}
-				if j.Error != "" {
-					return fmt.Errorf("blockrepl: backup of disk %s: %s", d.Name, j.Error)
-				}
-				found++
-				if j.Status == "concluded" {
-					left--
-				}
-				done, total = done+j.CurrentProgress, total+j.TotalProgress
+		left := len(disks)
+		for _, j := range jobs {
+			if j.Status == "concluded" {
+				left--
 			}
-		}
-		if found < len(disks) {
-			return errors.New("blockrepl: somebody else has ended the backup")
+			done, total = done+j.CurrentProgress, total+j.TotalProgress
 		}
 		if o.OnProgress != nil {
 			o.OnProgress(done, total)
@@ -193,6 +182,32 @@ func (o BackupOptions) wait(ctx context.Context, c *qmp.Client, disks []Disk) er
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// errBackupEnded is returned for a backup whose jobs aren't there any more.
+var errBackupEnded = errors.New("blockrepl: somebody else has ended the backup")
+
+// backupJobs returns the disks' jobs, in their order. That one has failed, or is not there, is an error.
+func backupJobs(ctx context.Context, c *qmp.Client, disks []Disk) ([]qmp.Job, error) {
+	all, err := c.QueryJobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var jobs []qmp.Job
+	for _, d := range disks {
+		i := slices.IndexFunc(all, func(j qmp.Job) bool { return j.ID == d.backup() })
+		switch {
+		case i < 0:
+			continue
+		case all[i].Error != "":
+			return nil, fmt.Errorf("blockrepl: backup of disk %s: %s", d.Name, all[i].Error)
+		}
+		jobs = append(jobs, all[i])
+	}
+	if len(jobs) < len(disks) {
+		return nil, errBackupEnded
+	}
+	return jobs, nil
 }
 
 // end is EndBackup until that has succeeded or the connection to QEMU has ended: as long

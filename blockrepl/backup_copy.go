@@ -53,7 +53,9 @@ func (o BackupOptions) serve(ctx context.Context, c *qmp.Client, disks []Disk, e
 	}
 	defer func() {
 		if err != nil { // what follows removes the server with its exports
-			err = errors.Join(err, stopIdleServer(context.WithoutCancel(ctx), c))
+			sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
+			defer cancel()
+			err = errors.Join(err, stopIdleServer(sctx, c))
 		}
 	}()
 	views := backupExports{}
@@ -112,45 +114,19 @@ func (o BackupOptions) serve(ctx context.Context, c *qmp.Client, disks []Disk, e
 	}
 }
 
-// stopIdleServer stops an NBD server that was started and serves nothing yet.
-func stopIdleServer(ctx context.Context, c *qmp.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	exports, err := c.QueryBlockExports(ctx)
-	if err != nil || len(exports) > 0 {
-		return err
-	}
-	if err := c.NBDServerStop(ctx); !refused(err) {
-		return err
-	}
-	return nil
-}
-
 // intact tells whether the jobs still keep what the guest overwrites, and have room for it.
 func (o BackupOptions) intact(ctx context.Context, c *qmp.Client, disks []Disk) error {
-	jobs, err := c.QueryJobs(ctx)
+	jobs, err := backupJobs(ctx, c, disks)
 	if err != nil {
 		return err
 	}
-	found := 0
-	for _, d := range disks {
-		for _, j := range jobs {
-			if j.ID != d.backup() {
-				continue
-			}
-			if j.Error != "" {
-				return fmt.Errorf("blockrepl: backup of disk %s: %s", d.Name, j.Error)
-			}
-			if j.Status != "concluded" {
-				found++
-			}
+	for i, d := range disks {
+		if jobs[i].Status == "concluded" {
+			return errBackupEnded
 		}
 		if err := CheckScratch(filepath.Dir(o.Targets[d.Name])); err != nil {
 			return err
 		}
-	}
-	if found < len(disks) {
-		return errors.New("blockrepl: somebody else has ended the backup")
 	}
 	return nil
 }
@@ -307,28 +283,4 @@ func (p *diskCopy) ask(ctx context.Context, times time.Duration, request func(co
 		return s.fault(p.d, ErrServerSilent, fmt.Sprintf("a request had no answer for %v", times*s.patience()), "")
 	}
 	return s.fault(p.d, err, "", "")
-}
-
-// take waits until length bytes may be copied, at speed bytes a second; 0 is no limit.
-func (p *pacer) take(ctx context.Context, length, speed int64) error {
-	if speed <= 0 || length == 0 {
-		return nil
-	}
-	now := time.Now()
-	if p.at.Before(now.Add(-time.Second)) { // time that was not used is no credit
-		p.at = now
-	}
-	wait := p.at.Sub(now)
-	p.at = p.at.Add(time.Duration(float64(length) / float64(speed) * float64(time.Second)))
-	if wait <= 0 {
-		return nil
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -73,15 +73,22 @@ func serveUnix(ctx context.Context, c *qmp.Client, disks []Disk, socket string) 
 	if !refused(err) {
 		return err
 	}
-	exports, qerr := c.QueryBlockExports(ctx)
-	if qerr != nil || len(exports) > 0 {
-		return errors.Join(err, qerr)
-	}
-	// One that serves nothing: its daemon was killed right after it had started it.
-	if err := c.NBDServerStop(ctx); err != nil {
-		return err
+	if serr := stopIdleServer(ctx, c); serr != nil { // one whose daemon was killed right after it had started it
+		return errors.Join(err, serr)
 	}
 	return start()
+}
+
+// stopIdleServer stops this QEMU's NBD server if there is one that serves nothing.
+func stopIdleServer(ctx context.Context, c *qmp.Client) error {
+	exports, err := c.QueryBlockExports(ctx)
+	if err != nil || len(exports) > 0 {
+		return err
+	}
+	if err := c.NBDServerStop(ctx); !refused(err) {
+		return err
+	}
+	return nil
 }
 
 // Range is a part of a disk, in bytes.

@@ -231,11 +231,8 @@ func (n *nbdClient) write(ctx context.Context, data []byte, offset int64) error 
 	return n.do(ctx, nbdCmdWrite, offset, uint32(len(data)), data, nil)
 }
 
-// flush makes what was written durable, where the server can do that.
+// flush makes what was written durable.
 func (n *nbdClient) flush(ctx context.Context) error {
-	if n.flags&nbdCanFlush == 0 {
-		return nil
-	}
 	return n.do(ctx, nbdCmdFlush, 0, 0, nil, nil)
 }
 

@@ -337,6 +337,40 @@ func (m *Mirror) window() int64 {
 // pacer spreads the windows of one disk over time.
 type pacer struct{ at time.Time }
 
+// fresh makes time that was not used no credit.
+func (p *pacer) fresh(now time.Time) {
+	if p.at.Before(now.Add(-time.Second)) {
+		p.at = now
+	}
+}
+
+// takes is how long length bytes take at speed bytes a second.
+func takes(length, speed int64) time.Duration {
+	return time.Duration(float64(length) / float64(speed) * float64(time.Second))
+}
+
+// take waits until length bytes may be copied, at speed bytes a second; 0 is no limit.
+func (p *pacer) take(ctx context.Context, length, speed int64) error {
+	if speed <= 0 || length == 0 {
+		return nil
+	}
+	now := time.Now()
+	p.fresh(now)
+	wait := p.at.Sub(now)
+	p.at = p.at.Add(takes(length, speed))
+	if wait <= 0 {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // admit waits until the next window may begin: while the resync is paused, and
 // for as long as the limit says. A limit that is changed counts from the next look
 // on.
@@ -346,9 +380,7 @@ func (m *Mirror) admit(ctx context.Context, p *pacer, length int64) error {
 		paused, changed, speed := m.paused, m.tuned, m.speed
 		m.mu.Unlock()
 		now := time.Now()
-		if p.at.Before(now.Add(-time.Second)) { // time that was not used is no credit
-			p.at = now
-		}
+		p.fresh(now)
 		wait := time.Duration(0)
 		if speed > 0 {
 			wait = p.at.Sub(now)
@@ -356,7 +388,7 @@ func (m *Mirror) admit(ctx context.Context, p *pacer, length int64) error {
 		if !paused && wait <= 0 {
 			p.at = now
 			if speed > 0 {
-				p.at = now.Add(time.Duration(float64(length) / float64(speed) * float64(time.Second)))
+				p.at = now.Add(takes(length, speed))
 			}
 			return context.Cause(ctx)
 		}

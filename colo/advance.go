@@ -132,7 +132,12 @@ func hidden(rec state.VM, held arbiter.Record, me string) bool {
 	if !aloneIn(rec, me) {
 		won++
 	}
-	return rec.Role != state.RolePrimary && held.By == me && slices.Equal(held.Normal().Members, []string{me}) && held.Generation > won
+	return rec.Role != state.RolePrimary && wonBy(held, me) && held.Generation > won
+}
+
+// wonBy says whether what the arbiter holds is a win of this node's own.
+func wonBy(held arbiter.Record, me string) bool {
+	return held.By == me && slices.Equal(held.Normal().Members, []string{me})
 }
 
 // arbiterAnswers finds out, before something is begun that needs it, whether the arbiter can be asked.

@@ -93,22 +93,7 @@ func TestBackupToServer(t *testing.T) {
 	// A server that dies, after it has held up nobody but who needs its answers.
 	o := at("/web")
 	o.Limit = 1 << 20
-	events := n1.Watch(ctx)
-	done := make(chan error, 1)
-	go func() {
-		_, err := n1.Backup(ctx, "web", o)
-		done <- err
-	}()
-	for copied := int64(0); copied == 0; {
-		select {
-		case ev := <-events:
-			if ev.Kind == "progress" {
-				copied, _ = ev.Fields["done"].(int64)
-			}
-		case err := <-done:
-			t.Fatalf("it ended too early: %v", err)
-		}
-	}
+	done := beginBackup(ctx, t, n1, o)
 	store.Freeze()
 	s.io(ctx, "n1", "write -P 0x63 2M 4M")
 	must(t, n1.Checkpoint(ctx, "web"))
@@ -133,6 +118,27 @@ func TestBackupToServer(t *testing.T) {
 	s.same(ctx, false)
 }
 
+// beginBackup begins one of the VM web, and returns when something was copied.
+func beginBackup(ctx context.Context, t *testing.T, n *colo.Node, o colo.BackupOptions) <-chan error {
+	t.Helper()
+	events, done := n.Watch(ctx), make(chan error, 1)
+	go func() {
+		_, err := n.Backup(ctx, "web", o)
+		done <- err
+	}()
+	for copied := int64(0); copied == 0; {
+		select {
+		case ev := <-events:
+			if ev.Kind == "progress" {
+				copied, _ = ev.Fields["done"].(int64)
+			}
+		case err := <-done:
+			t.Fatalf("it ended too early: %v", err)
+		}
+	}
+	return done
+}
+
 // TestBackupYields: a server that stands still doesn't keep a VM from being protected: the backup ends when its VM loses its other copy, and when a lone one is to get one.
 func TestBackupYields(t *testing.T) {
 	s := startSmall(t, 2)
@@ -146,21 +152,7 @@ func TestBackupYields(t *testing.T) {
 	// begin begins a backup, and stops the server when something was copied.
 	begin := func() <-chan error {
 		t.Helper()
-		events, done := n1.Watch(ctx), make(chan error, 1)
-		go func() {
-			_, err := n1.Backup(ctx, "web", colo.BackupOptions{Server: "nbd://" + store.Address, Limit: 1 << 20})
-			done <- err
-		}()
-		for copied := int64(0); copied == 0; {
-			select {
-			case ev := <-events:
-				if ev.Kind == "progress" {
-					copied, _ = ev.Fields["done"].(int64)
-				}
-			case err := <-done:
-				t.Fatalf("it ended too early: %v", err)
-			}
-		}
+		done := beginBackup(ctx, t, n1, colo.BackupOptions{Server: "nbd://" + store.Address, Limit: 1 << 20})
 		store.Freeze()
 		return done
 	}

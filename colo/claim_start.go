@@ -35,14 +35,7 @@ func (m *machine) nobodyRuns(ctx context.Context, lossy bool) error {
 	case err == nil || !isUnreachable(err):
 		return nil
 	}
-	t := time.NewTimer(m.n.cfg.HeartbeatTimeout + time.Duration(spec.Protection.CheckpointDelay) + 3*m.n.cfg.HeartbeatInterval)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return sleepUntil(ctx, time.Now().Add(m.n.cfg.HeartbeatTimeout+time.Duration(spec.Protection.CheckpointDelay)+3*m.n.cfg.HeartbeatInterval))
 }
 
 // claimStart is the claim of a copy that is to boot. Unlike a running one it also refuses when this node knows itself to be stale.

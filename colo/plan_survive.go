@@ -30,12 +30,14 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 		}})
 	}
 	if m.marked().secondary {
+		var noted <-chan error
 		steps = append(steps, []Step{
 			{Name: "promote the secondary", Do: func(ctx context.Context) error {
 				m.update(setDisks(spec, false, 0)) // from here until they are committed the overlays hold data that the disks lack
+				noted = m.noting(spec)             // meanwhile
 				return c.Promote(ctx)
 			}},
-			{Name: "note that the disks alone are incomplete", Do: m.noteIncomplete},
+			{Name: "note that the disks alone are incomplete", Do: func(ctx context.Context) error { return m.noteIncomplete(ctx, spec, noted) }},
 			{Name: "see that the primary is silent", Do: func(ctx context.Context) error {
 				if kind == planPromote {
 					return nil // it has handed over, and is dead
@@ -66,16 +68,13 @@ func (m *machine) survivePlan(kind PlanKind) *Plan {
 
 // noteIncomplete returns when it can't be forgotten any more, also not by a loss of power, that the disks here lack what this copy is about to write. A slow disk of the
 // state folder is waited for. Where that can't be written the arbiter is told instead, see [hidden]. Without one the copy goes on all the same: silence would be worse then
-// than what the note protects from. A person's word ends the wait.
-func (m *machine) noteIncomplete(ctx context.Context) error {
-	_, spec := m.info()
+// than what the note protects from. A person's word ends the wait. noted tells of the first attempt.
+func (m *machine) noteIncomplete(ctx context.Context, spec *Spec, noted <-chan error) error {
 	look := time.NewTicker(m.n.cfg.HeartbeatInterval)
 	defer look.Stop()
 	defer m.setOutlook("")
 	said := time.Now().Add(time.Second)
 	for {
-		noted := make(chan error, 1)
-		m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
 		var failed error
 		for waits := true; waits; {
 			select {
@@ -108,12 +107,18 @@ func (m *machine) noteIncomplete(ctx context.Context) error {
 		}
 		m.log.Error("neither the state folder nor the arbiter takes the note that the disks here alone are incomplete: silent until one does", "err", errors.Join(failed, err))
 		m.setOutlook("silent until the state folder or the arbiter has taken the note of it: " + failed.Error())
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := sleepUntil(ctx, time.Now().Add(time.Second)); err != nil {
+			return err
 		}
+		noted = m.noting(spec)
 	}
+}
+
+// noting writes the note, and tells what came of it.
+func (m *machine) noting(spec *Spec) <-chan error {
+	noted := make(chan error, 1)
+	m.n.wg.Go(func() { noted <- m.updateNow(m.n.ctx, setDisks(spec, false, 0)) })
+	return noted
 }
 
 // vouched says whether the copy here goes on by a person's word.

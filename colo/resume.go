@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -251,7 +250,7 @@ func (m *machine) recallWin(ctx context.Context, c Copy) {
 	for answers := 0; m.State() == Secondary && m.current() == c; {
 		held, err := m.held(ctx)
 		rec, _ := m.info()
-		if err == nil && held.Generation > rec.Generation && held.By == m.n.cfg.Name && slices.Equal(held.Normal().Members, []string{m.n.cfg.Name}) {
+		if err == nil && held.Generation > rec.Generation && wonBy(held, m.n.cfg.Name) {
 			m.post(message{kind: ChannelLost, text: fmt.Sprintf("the arbiter's generation %d belongs to this copy alone: an earlier run of this node has won, and was not heard", held.Generation), copy: c})
 			return
 		}

@@ -89,7 +89,7 @@ var guards = []guard{
 	},
 	{
 		"a secondary that an earlier run of the node has won for is found out",
-		[]change{{"resume.go", "		if err == nil && held.Generation > rec.Generation && held.By == ", "		if !OFF && err == nil && held.Generation > rec.Generation && held.By == "}},
+		[]change{{"resume.go", "		if err == nil && held.Generation > rec.Generation && wonBy(", "		if !OFF && err == nil && held.Generation > rec.Generation && wonBy("}},
 		nil, false,
 		[]uint64{1882584199991224},
 	},

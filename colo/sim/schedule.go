@@ -124,14 +124,12 @@ const (
 
 // mixed makes some of the seeds that have none of these bits have one.
 func mixed(seed uint64) uint64 {
-	if seed >= Unarbitrated {
-		return seed
-	}
-	switch seed % 8 {
-	case 3, 7:
-		seed |= Unarbitrated
-	case 5:
+	switch {
+	case seed >= Unarbitrated:
+	case seed%8 == 5:
 		seed |= Later
+	case seed%4 == 3:
+		seed |= Unarbitrated
 	}
 	return seed
 }
